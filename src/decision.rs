@@ -1,0 +1,238 @@
+//! The words a decision is told in: why a request was refused or denied, why an exchange was cut, what it spoke.
+//!
+//! Each is one closed set with one code a word. The codes are metric labels, record fields and `code` of a problem+json at once, so
+//! a word added here appears everywhere, and nothing a client sends can ever become a label.
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every word of the set, in the order of its declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word as it stands in labels, records and answers.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.code())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.code())
+            }
+        }
+    };
+}
+
+words! {
+    /// Why a request was refused before any policy was asked: it is ambiguous, malformed or too large, or we cannot serve it.
+    Refusal {
+        /// A line that ends in a bare LF, or a bare CR (RFC 9112 section 2.2).
+        BareLineEnd = "bare_line_end",
+        /// Empty lines before the request line.
+        LeadingCrlf = "leading_crlf",
+        RequestLine = "request_line",
+        Method = "method",
+        /// CONNECT, TRACE, or a method no listener of this mode serves.
+        MethodRefused = "method_refused",
+        Version = "version",
+        TargetForm = "target_form",
+        TargetTooLong = "target_too_long",
+        Fragment = "fragment",
+        HeaderName = "header_name",
+        HeaderValue = "header_value",
+        /// `_` in a field name: back ends that turn `-` into `_` would read it as another field.
+        HeaderUnderscore = "header_underscore",
+        ObsFold = "obs_fold",
+        HeaderSpace = "header_space_before_colon",
+        HeadersTooLarge = "headers_too_large",
+        HeadersTooMany = "headers_too_many",
+        HeaderRepeated = "header_repeated",
+        ContentLength = "content_length",
+        ContentLengthRepeated = "content_length_repeated",
+        ContentLengthAndTransferEncoding = "content_length_and_transfer_encoding",
+        ContentLengthMismatch = "content_length_mismatch",
+        TransferEncoding = "transfer_encoding",
+        Chunk = "chunk",
+        Trailer = "trailer",
+        Expect = "expect",
+        Upgrade = "upgrade",
+        ConnectionOption = "connection_option",
+        HostMissing = "host_missing",
+        HostRepeated = "host_repeated",
+        Host = "host",
+        HostMismatch = "host_mismatch",
+        PathEscape = "path_escape",
+        PathSlash = "path_encoded_slash",
+        PathControl = "path_control_byte",
+        PathUtf8 = "path_utf8",
+        PathDoubleEncoding = "path_double_encoding",
+        PathAboveRoot = "path_above_root",
+        PathParameter = "path_parameter",
+        Query = "query",
+        ConnectionSpecific = "connection_specific_header",
+        HeaderTimeout = "header_timeout",
+        FloodControlFrames = "flood_control_frames",
+        FloodResets = "flood_resets",
+        /// The request's authority is not one that the TLS server name may speak to.
+        Misdirected = "misdirected",
+        NoRoute = "no_route",
+        /// A limit of connections, streams or exchanges a peer may hold.
+        TooMany = "too_many",
+        Draining = "draining",
+        /// The record cannot take this exchange's lines, and the configuration says to refuse rather than to lose them.
+        RecordFull = "record_full",
+    }
+}
+
+words! {
+    /// Why the gate denied a request it understood.
+    Reason {
+        /// The policy said no.
+        Policy = "policy",
+        /// A standing kill matches.
+        Killed = "killed",
+        NoPolicy = "no_policy",
+        Undefined = "undefined",
+        PolicyError = "policy_error",
+        PolicyTimeout = "policy_timeout",
+        PolicyPanic = "policy_panic",
+        /// The policy's answer is of the wrong type, or has a key nobody knows.
+        VerdictType = "verdict_type",
+        /// Generations or kills moved faster than this request could be judged.
+        Unsettled = "unsettled",
+        RewriteUnstable = "rewrite_unstable",
+        /// An edit names a header that is the gate's own, or is malformed.
+        EditRefused = "edit_refused",
+        BodyTooLarge = "body_too_large",
+        BodyIncomplete = "body_incomplete",
+        BodyTimeout = "body_timeout",
+        /// The policy reads the parsed body, and its encoding or syntax cannot be read without doubt.
+        BodyUnreadable = "body_unreadable",
+        InputLimit = "input_limit",
+        /// The peer's certificate ended between the handshake and this request.
+        Expired = "expired",
+        /// A fault of the gate itself.
+        Internal = "internal",
+    }
+}
+
+words! {
+    /// What ended an open exchange, or why it ended.
+    Cause {
+        Kill = "kill",
+        Policy = "policy",
+        NoRoute = "no_route",
+        BodyGone = "body_gone",
+        LeaseAge = "lease_max_age",
+        LeaseBytesIn = "lease_max_bytes_in",
+        LeaseBytesOut = "lease_max_bytes_out",
+        CertificateExpired = "certificate_expired",
+        /// The roots or rules the peer was admitted under are gone.
+        IdentityWithdrawn = "identity_withdrawn",
+        Shutdown = "shutdown",
+    }
+}
+
+words! {
+    /// How an exchange ended when nobody cut it.
+    Ending {
+        Complete = "complete",
+        ClientGone = "client_gone",
+        ClientError = "client_error",
+        UpstreamConnect = "upstream_connect",
+        UpstreamTimeout = "upstream_timeout",
+        UpstreamReset = "upstream_reset",
+        UpstreamInvalid = "upstream_invalid",
+        IdleTimeout = "idle_timeout",
+        Denied = "denied",
+        Refused = "refused",
+        Cut = "cut",
+        Panic = "panic",
+    }
+}
+
+words! {
+    /// Why a policy is asked.
+    Phase { Request = "request", Reassess = "reassess" }
+}
+
+words! {
+    /// What an exchange speaks downstream, as it matters to a cut.
+    Protocol { Http1 = "http/1.1", Http2 = "h2" }
+}
+
+words! {
+    /// Whether a denial by policy blocks, or is only recorded.
+    Enforcement { Enforce = "enforce", Observe = "observe" }
+}
+
+words! {
+    /// What an allow rests on. Grants for tasks, exceptions and break-glass join when they can be given.
+    Basis { Standing = "standing" }
+}
+
+words! {
+    /// How a scope a policy names in `kill` is called.
+    Scope { Exchange = "exchange", Session = "session", Identity = "identity" }
+}
+
+impl Refusal {
+    /// The HTTP status a client gets (RFC 9110 section 15).
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::HeaderTimeout => 408,
+            Self::TargetTooLong => 414,
+            Self::Expect => 417,
+            Self::Misdirected => 421,
+            Self::HeadersTooLarge | Self::HeadersTooMany => 431,
+            Self::NoRoute => 404,
+            Self::MethodRefused => 405,
+            Self::TransferEncoding => 501,
+            Self::Version => 505,
+            Self::TooMany => 429,
+            Self::Draining | Self::RecordFull => 503,
+            _ => 400,
+        }
+    }
+}
+
+impl Reason {
+    /// The HTTP status a client gets when the policy names none.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::BodyTooLarge => 413,
+            Self::BodyIncomplete | Self::BodyUnreadable => 400,
+            Self::BodyTimeout => 408,
+            Self::NoPolicy | Self::Unsettled | Self::Internal => 503,
+            _ => 403,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_safe_as_labels() {
+        fn check(codes: Vec<&str>) {
+            let unique: std::collections::BTreeSet<_> = codes.iter().collect();
+            assert_eq!(unique.len(), codes.len(), "{codes:?}");
+            assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_/.".contains(&b))));
+        }
+        check(Refusal::ALL.iter().map(|w| w.code()).collect());
+        check(Reason::ALL.iter().map(|w| w.code()).collect());
+        check(Cause::ALL.iter().map(|w| w.code()).collect());
+        check(Ending::ALL.iter().map(|w| w.code()).collect());
+    }
+}

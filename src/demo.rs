@@ -1,0 +1,1 @@
+//! Everything on one machine: the CA, the upstream and the client of `dev`.

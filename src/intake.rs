@@ -1,0 +1,1 @@
+//! Files that change under us: bundles and certificates.

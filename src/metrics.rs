@@ -1,0 +1,1 @@
+//! Prometheus metrics; no path, id or SPIFFE ID is ever a label.

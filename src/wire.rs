@@ -1,0 +1,1 @@
+//! The strict reader between TLS and hyper.
