@@ -61,7 +61,10 @@ impl FromStr for Pattern {
         let rest = text.strip_prefix("spiffe://").ok_or_else(|| wrong("it does not start with spiffe://"))?;
         let mut parts = rest.split('/');
         let domain = parts.next().unwrap_or_default();
-        TrustDomain::new(domain).map_err(|_| wrong("the trust domain is not valid"))?;
+        let known = TrustDomain::new(domain).map_err(|_| wrong("the trust domain is not valid"))?;
+        if known.as_str() != domain {
+            return Err(wrong("the trust domain must be written in lower case"));
+        }
         let mut segments = Vec::new();
         for part in parts {
             if segments.last() == Some(&Segment::Rest) {
