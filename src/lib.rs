@@ -17,7 +17,7 @@
 //! | 4 | proxy | one exchange, top to bottom |
 //! | 3 | judge | facts, input, verdict: the only room that reads policy and state together |
 //! | 2 | policy session action upstream kill | what verdicts read, where requests go, the one door of cuts |
-//! | 1 | exchange tls wire audit metrics store | registry and cut; certificates; bytes; written to, never asked upward |
+//! | 1 | exchange tls wire socket audit metrics store | registry and cut; certificates; bytes; written to, never asked upward |
 //! | 0 | spiffe verdict decision units | words; import nothing from the crate |
 //!
 //! # How a request falls
@@ -62,6 +62,7 @@ pub mod policy;
 pub mod proxy;
 pub mod reassess;
 pub mod session;
+pub mod socket;
 pub mod spiffe;
 pub mod store;
 pub mod tls;

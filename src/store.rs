@@ -14,7 +14,7 @@ use serde::Deserialize;
 mod database;
 mod kills;
 
-pub use database::{Store, StoreError};
+pub use database::{Change, Store, StoreError};
 
 /// `state`: where what must survive a restart is kept.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

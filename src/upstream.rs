@@ -1,8 +1,32 @@
-//! Where requests go: one endpoint a name, pooled connections, and who is told when an exchange is cut.
+//! Where requests go: one endpoint a name, pooled HTTP/1.1 connections, and the upstream side of a cut.
+//!
+//! In: a request and the exchange it belongs to. Out: the response head, and the connection back into the pool once its body was
+//! read. While lent, a connection watches the exchange's cut: it is dropped with a reset and writes nothing from then on, so the
+//! upstream learns that its client is gone. Nothing is sent twice: only a request of which no byte left is tried on a new connection.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+use crate::exchange::{Exchange, Side};
+use crate::socket::{Gate, Socket};
 use crate::units::Span;
 
 /// One of `upstreams`.
@@ -34,4 +58,323 @@ fn half_a_minute() -> Span {
 
 fn five_minutes() -> Span {
     Span::seconds(300)
+}
+
+/// `host:port` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub host: String,
+    pub port: u16,
+}
+
+/// Why an endpoint cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    #[error("`{0}`: only http:// upstreams can be reached yet; write http://host:port")]
+    Scheme(String),
+    #[error("`{0}` is not an endpoint; write http://host:port, without a path")]
+    Form(String),
+}
+
+impl Endpoint {
+    /// Reads `http://host:port`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub fn parse(text: &str) -> Result<Self, EndpointError> {
+        let form = || EndpointError::Form(text.to_owned());
+        let uri: http::Uri = text.parse().map_err(|_| form())?;
+        if uri.scheme_str() != Some("http") {
+            return Err(EndpointError::Scheme(text.to_owned()));
+        }
+        let authority = uri.authority().ok_or_else(form)?;
+        if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(form());
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port: authority.port_u16().unwrap_or(80) })
+    }
+}
+
+/// One of `upstreams`, ready to be called.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub name: Arc<str>,
+    pub endpoint: Endpoint,
+    pub environment: Option<String>,
+    pub connect_timeout: Duration,
+    pub response_timeout: Duration,
+    pub idle_timeout: Duration,
+}
+
+impl Upstream {
+    /// # Errors
+    /// When the endpoint is not one.
+    pub fn new(name: &str, config: &Config) -> Result<Self, EndpointError> {
+        Ok(Self {
+            name: Arc::from(name),
+            endpoint: Endpoint::parse(&config.endpoint)?,
+            environment: config.environment.clone(),
+            connect_timeout: config.connect_timeout.0,
+            response_timeout: config.response_timeout.0,
+            idle_timeout: config.idle_timeout.0,
+        })
+    }
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("resolving the upstream's name: {0}")]
+    Resolve(#[source] io::Error),
+    #[error("connecting to the upstream: {0}")]
+    Connect(#[source] io::Error),
+    #[error("the upstream did not accept a connection in time")]
+    ConnectTimeout,
+    #[error("the upstream did not answer in time")]
+    ResponseTimeout,
+    #[error("the connection to the upstream broke: {0}")]
+    Reset(#[source] hyper::Error),
+    #[error("the upstream's answer is not HTTP: {0}")]
+    Invalid(#[source] hyper::Error),
+    #[error("the request body ended in an error: {0}")]
+    Body(#[source] hyper::Error),
+}
+
+impl UpstreamError {
+    /// Every label of `portcullis_upstream_errors_total`.
+    pub const KINDS: &'static [&'static str] =
+        &["resolve", "connect", "connect_timeout", "response_timeout", "reset", "invalid", "body", "idle_timeout"];
+
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Resolve(_) => "resolve",
+            Self::Connect(_) => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ResponseTimeout => "response_timeout",
+            Self::Reset(_) => "reset",
+            Self::Invalid(_) => "invalid",
+            Self::Body(_) => "body",
+        }
+    }
+
+    fn from_hyper(error: hyper::Error) -> Self {
+        if error.is_user() || error.is_body_write_aborted() {
+            Self::Body(error)
+        } else if error.is_parse() {
+            Self::Invalid(error)
+        } else {
+            Self::Reset(error)
+        }
+    }
+}
+
+/// The exchange a connection is lent to, as its socket and its task see it.
+#[derive(Clone, Debug, Default)]
+struct Lent(Rc<RefCell<Option<Arc<Exchange>>>>);
+
+impl Lent {
+    fn is_cut(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(|exchange| exchange.cut.cause().is_some())
+    }
+}
+
+/// A connection lent to one exchange. Dropping it closes the connection; [`Pool::give_back`] keeps it.
+#[derive(Debug)]
+pub struct Lease<B> {
+    sender: SendRequest<B>,
+    lent: Lent,
+    upstream: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Idle<B> {
+    connection: Lease<B>,
+    since: Instant,
+}
+
+/// The idle connections of one worker; each worker has its own, so that no lock and no other core is involved.
+#[derive(Debug)]
+pub struct Pool<B> {
+    idle: RefCell<VecDeque<Idle<B>>>,
+    /// The last addresses a name resolved to: a name server that fails must not take a running service down.
+    resolved: RefCell<Vec<(String, Vec<SocketAddr>)>>,
+}
+
+/// Idle connections kept by one worker; more are closed, the longest idle first.
+const IDLE_MAX: usize = 256;
+/// How long an idle connection is kept. Shorter than what most servers keep theirs, so that few are found dead.
+const IDLE_FOR: Duration = Duration::from_secs(50);
+
+impl<B> Default for Pool<B> {
+    fn default() -> Self {
+        Self { idle: RefCell::default(), resolved: RefCell::default() }
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Sends a request, on an idle connection where there is one, and waits for the response head.
+    ///
+    /// # Errors
+    /// Whose fault it was, as the variants say.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection that was used.
+    pub async fn send(
+        &self,
+        upstream: &Upstream,
+        exchange: &Arc<Exchange>,
+        mut request: Request<B>,
+    ) -> Result<(Response<Incoming>, Lease<B>), UpstreamError> {
+        while let Some(lease) = self.take_idle(&upstream.name).await {
+            match self.send_on(lease, upstream, exchange, request).await {
+                Sent::Answered(answer) => return Ok(answer),
+                Sent::Failed(error) => return Err(error),
+                Sent::Unsent(unsent) => request = unsent,
+            }
+        }
+        let lease = self.connect(upstream).await?;
+        match self.send_on(lease, upstream, exchange, request).await {
+            Sent::Answered(answer) => Ok(answer),
+            Sent::Failed(error) => Err(error),
+            Sent::Unsent(_) => Err(UpstreamError::Connect(io::ErrorKind::ConnectionAborted.into())),
+        }
+    }
+
+    /// Keeps a connection whose response was read to its end.
+    pub fn give_back(&self, lease: Lease<B>) {
+        lease.lent.0.borrow_mut().take();
+        if lease.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        idle.push_back(Idle { connection: lease, since: Instant::now() });
+        while idle.len() > IDLE_MAX {
+            idle.pop_front();
+        }
+    }
+
+    /// Closes connections that idled too long.
+    pub fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < IDLE_FOR);
+    }
+
+    async fn take_idle(&self, upstream: &Arc<str>) -> Option<Lease<B>> {
+        loop {
+            let mut lease = {
+                let mut idle = self.idle.borrow_mut();
+                // The most recently used first: it is the least likely to have been closed by the other end.
+                let place = idle.iter().rposition(|idle| idle.connection.upstream == *upstream)?;
+                idle.remove(place)?.connection
+            };
+            // Ready at once, or the response before is still being settled by its task: that one is not worth waiting for long.
+            if matches!(timeout(Duration::from_millis(50), lease.sender.ready()).await, Ok(Ok(()))) {
+                return Some(lease);
+            }
+        }
+    }
+
+    async fn send_on(&self, mut lease: Lease<B>, upstream: &Upstream, exchange: &Arc<Exchange>, request: Request<B>) -> Sent<B> {
+        lease.lent.0.borrow_mut().replace(Arc::clone(exchange));
+        match timeout(upstream.response_timeout, lease.sender.try_send_request(request)).await {
+            Ok(Ok(response)) => Sent::Answered((response, lease)),
+            Ok(Err(mut unsent)) => match unsent.take_message() {
+                Some(request) => Sent::Unsent(request),
+                None => Sent::Failed(UpstreamError::from_hyper(unsent.into_error())),
+            },
+            Err(_) => Sent::Failed(UpstreamError::ResponseTimeout),
+        }
+    }
+
+    async fn connect(&self, upstream: &Upstream) -> Result<Lease<B>, UpstreamError> {
+        let stream = timeout(upstream.connect_timeout, async {
+            let mut last = None;
+            for address in self.resolve(&upstream.endpoint).await? {
+                match TcpStream::connect(address).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = Some(error),
+                }
+            }
+            Err(UpstreamError::Connect(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
+        });
+        let stream = stream.await.map_err(|_| UpstreamError::ConnectTimeout)??;
+        let lent = Lent::default();
+        let gate = Gate::new({
+            let lent = lent.clone();
+            move || lent.is_cut()
+        });
+        let io = TokioIo::new(Socket::new(stream, gate));
+        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(UpstreamError::from_hyper)?;
+        tokio::task::spawn_local(drive(connection, lent.clone()));
+        Ok(Lease { sender, lent, upstream: Arc::clone(&upstream.name) })
+    }
+
+    async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, UpstreamError> {
+        if let Ok(address) = endpoint.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, endpoint.port)]);
+        }
+        match tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await {
+            Ok(found) => {
+                let found: Vec<SocketAddr> = found.collect();
+                let mut resolved = self.resolved.borrow_mut();
+                resolved.retain(|(name, _)| *name != endpoint.host);
+                resolved.push((endpoint.host.clone(), found.clone()));
+                Ok(found)
+            }
+            Err(error) => {
+                let resolved = self.resolved.borrow();
+                let known = resolved.iter().find(|(name, _)| *name == endpoint.host);
+                let port = endpoint.port;
+                known.map(|(_, known)| known.iter().map(|a| SocketAddr::new(a.ip(), port)).collect()).ok_or(UpstreamError::Resolve(error))
+            }
+        }
+    }
+}
+
+enum Sent<B> {
+    Answered((Response<Incoming>, Lease<B>)),
+    /// Not a byte of it left; it may be tried on another connection.
+    Unsent(Request<B>),
+    Failed(UpstreamError),
+}
+
+/// Drives one connection until it ends or the exchange it is lent to is cut; then it is dropped, and its socket resets.
+async fn drive<B>(connection: http1::Connection<TokioIo<Socket>, B>, lent: Lent)
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut connection = pin!(connection);
+    poll_fn(|cx| {
+        let cut = lent.0.borrow().as_ref().is_some_and(|exchange| exchange.cut.poll(Side::Upstream, cx).is_ready());
+        if cut {
+            return Poll::Ready(());
+        }
+        // How it ended is told to whoever waits for the response; here nobody is left to tell.
+        connection.as_mut().poll(cx).map(|_| ())
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_or_refused_with_the_form_to_write() {
+        let endpoint = |text: &str| Endpoint::parse(text).map(|e| (e.host, e.port));
+        assert_eq!(endpoint("http://127.0.0.1:9000").unwrap(), ("127.0.0.1".to_owned(), 9000));
+        assert_eq!(endpoint("http://payroll.internal").unwrap(), ("payroll.internal".to_owned(), 80));
+        assert_eq!(endpoint("http://[::1]:81/").unwrap(), ("::1".to_owned(), 81));
+        assert!(matches!(endpoint("https://a:1"), Err(EndpointError::Scheme(_))));
+        for text in ["http://a/path", "http://u@a", "http://a?x", "", "http://"] {
+            assert!(endpoint(text).is_err(), "{text}");
+        }
+    }
 }

@@ -24,6 +24,14 @@ pub struct Store {
     database: Mutex<Option<Database>>,
 }
 
+/// One entry to keep, or to forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub key: String,
+    /// `None` forgets the entry.
+    pub bytes: Option<Vec<u8>>,
+}
+
 /// Why what must survive a restart cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -78,20 +86,20 @@ impl Store {
             .map_err(|source| StoreError::Unreadable { path: self.path.clone(), source: Box::new(source) })
     }
 
-    pub(super) fn put(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Writes and removes entries in one transaction: all of it is on the disk when this returns, or none.
+    pub(super) fn apply(&self, table: TableDefinition<'_, &str, &[u8]>, changes: &[Change]) -> Result<(), StoreError> {
         self.change(|database| {
             let change = database.begin_write()?;
-            change.open_table(table)?.insert(key, bytes)?;
+            {
+                let mut table = change.open_table(table)?;
+                for Change { key, bytes } in changes {
+                    match bytes {
+                        Some(bytes) => table.insert(key.as_str(), bytes.as_slice())?,
+                        None => table.remove(key.as_str())?,
+                    };
+                }
+            }
             Ok(change.commit()?)
-        })
-    }
-
-    pub(super) fn remove(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str) -> Result<bool, StoreError> {
-        self.change(|database| {
-            let change = database.begin_write()?;
-            let was_there = change.open_table(table)?.remove(key)?.is_some();
-            change.commit()?;
-            Ok(was_there)
         })
     }
 
@@ -142,6 +150,10 @@ mod tests {
 
     use super::*;
 
+    fn keep(key: &str, bytes: &[u8]) -> Change {
+        Change { key: key.to_owned(), bytes: Some(bytes.to_vec()) }
+    }
+
     fn config(folder: &tempfile::TempDir) -> Config {
         Config { directory: folder.path().join("state") }
     }
@@ -163,7 +175,7 @@ mod tests {
         assert!(matches!(in_use, StoreError::InUse { .. }));
         assert!(in_use.to_string().contains("portcullis.redb") && in_use.to_string().contains("state.directory"));
 
-        store.put_kill("k", b"stands").unwrap();
+        store.change_kills(&[keep("k", b"stands")]).unwrap();
         let path = store.path.clone();
         drop(store);
         let whole = std::fs::read(&path).unwrap();
@@ -180,7 +192,7 @@ mod tests {
     fn a_damaged_page_is_never_read_as_no_kills() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&config(&folder)).unwrap();
-        store.put_kill("kill-under-test", b"stands").unwrap();
+        store.change_kills(&[keep("kill-under-test", b"stands")]).unwrap();
         let path = store.path.clone();
         drop(store);
         let whole = std::fs::read(&path).unwrap();
@@ -206,7 +218,7 @@ mod tests {
     fn the_file_is_opened_again_after_a_failed_move() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&config(&folder)).unwrap();
-        store.put_kill("k", b"stands").unwrap();
+        store.change_kills(&[keep("k", b"stands")]).unwrap();
         let failed: Result<(), redb::Error> = store.perform(|_| Err(redb::Error::PreviousIo));
         assert!(failed.is_err());
         assert_eq!(store.kills().unwrap().len(), 1);

@@ -2,7 +2,7 @@
 
 use redb::TableDefinition;
 
-use super::{Store, StoreError};
+use super::{Change, Store, StoreError};
 
 const KILLS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("kills");
 
@@ -16,22 +16,13 @@ impl Store {
         self.all(KILLS)
     }
 
-    /// Keeps a kill; it is on the disk when this returns.
+    /// Keeps and forgets kills in one step; all of it is on the disk when this returns, or none.
     ///
     /// # Errors
     ///
-    /// When the disk did not take it: the kill is then not durable.
-    pub fn put_kill(&self, id: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.put(KILLS, id, bytes)
-    }
-
-    /// Forgets a kill; true when there was one. It is gone from the disk when this returns.
-    ///
-    /// # Errors
-    ///
-    /// When the disk did not take the change: the kill will stand again after a restart.
-    pub fn remove_kill(&self, id: &str) -> Result<bool, StoreError> {
-        self.remove(KILLS, id)
+    /// When the state cannot be written.
+    pub fn change_kills(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.apply(KILLS, changes)
     }
 }
 
@@ -42,18 +33,22 @@ mod tests {
     use super::*;
     use crate::store::Config;
 
+    fn keep(key: &str, bytes: &[u8]) -> Change {
+        Change { key: key.to_owned(), bytes: Some(bytes.to_vec()) }
+    }
+
+    fn forget(key: &str) -> Change {
+        Change { key: key.to_owned(), bytes: None }
+    }
+
     #[test]
     fn kills_survive_a_restart_and_a_lifted_one_does_not_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { directory: folder.path().join("deep/state") };
         let store = Store::open(&config).unwrap();
         assert_eq!(store.kills().unwrap(), vec![]);
-        store.put_kill("b", b"{\"b\":1}").unwrap();
-        store.put_kill("a", b"old").unwrap();
-        store.put_kill("a", b"new").unwrap();
-        store.put_kill("c", b"{}").unwrap();
-        assert!(store.remove_kill("c").unwrap());
-        assert!(!store.remove_kill("c").unwrap());
+        store.change_kills(&[keep("b", b"{\"b\":1}"), keep("a", b"old"), keep("c", b"{}")]).unwrap();
+        store.change_kills(&[keep("a", b"new"), forget("c"), forget("never")]).unwrap();
         drop(store);
 
         let again = Store::open(&config).unwrap();
@@ -64,7 +59,7 @@ mod tests {
     fn a_kill_is_on_the_disk_when_put_returns() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&Config { directory: folder.path().to_owned() }).unwrap();
-        store.put_kill("k", b"stands").unwrap();
+        store.change_kills(&[keep("k", b"stands")]).unwrap();
         // What a crash at this moment leaves behind: the file as it is, without the store having been closed.
         let crashed = tempfile::tempdir().unwrap();
         std::fs::copy(folder.path().join("portcullis.redb"), crashed.path().join("portcullis.redb")).unwrap();
@@ -81,7 +76,7 @@ mod tests {
                 let store = Arc::clone(&store);
                 std::thread::spawn(move || {
                     for n in 0..5 {
-                        store.put_kill(&format!("{thread}-{n}"), b"x").unwrap();
+                        store.change_kills(&[keep(&format!("{thread}-{n}"), b"x")]).unwrap();
                     }
                 })
             })
