@@ -4,7 +4,7 @@
 //! body is framed and whether the connection goes on. Judged strictly from left to right, so that the word for a bad head is the same
 //! however its bytes were cut into reads.
 
-use super::octets::{NAME, VALUE, line_end, run};
+use super::octets::{NAME, line_end, run, run_value};
 use crate::decision::Refusal;
 
 /// A field line that is whole, CRLF included in `length`.
@@ -32,7 +32,7 @@ impl<'a> Field<'a> {
             [b' ' | b'\t', ..] => return space_in_name(rest),
             [..] => return line_end(rest, Refusal::HeaderName)?.map_or(Ok(None), |()| Err(Refusal::HeaderName)),
         };
-        let (value, rest) = after.split_at(run(after, VALUE));
+        let (value, rest) = after.split_at(run_value(after));
         let whole = line_end(rest, Refusal::HeaderValue)?;
         Ok(whole.map(|()| Self { name, value: value.trim_ascii(), length: name.len() + 1 + value.len() + 2 }))
     }

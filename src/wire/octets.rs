@@ -51,6 +51,14 @@ pub(super) fn run(octets: &[u8], class: u8) -> usize {
     octets.iter().position(|octet| !belongs(octet)).unwrap_or(octets.len())
 }
 
+/// How many octets at the start of `octets` a field value may hold. Values are most of a head, so that they are skipped sixteen
+/// octets at a time, in a form the compiler turns into vector instructions.
+pub(super) fn run_value(octets: &[u8]) -> usize {
+    let visible = |block: &&[u8]| block.iter().fold(true, |visible, octet| visible & (octet.wrapping_sub(b' ') <= b'~' - b' '));
+    let skipped = octets.chunks_exact(16).take_while(visible).count() * 16;
+    skipped + run(octets.get(skipped..).unwrap_or_default(), VALUE)
+}
+
 /// Whether `rest`, which starts where a line's own octets ended, starts with CRLF; `None` while that cannot be known yet.
 ///
 /// # Errors
