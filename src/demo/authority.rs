@@ -151,6 +151,8 @@ pub fn authority(trust_domain: &TrustDomain, lifetime: Lifetime) -> Result<Certi
     parameters.subject_alt_names = vec![SanType::URI(trust_domain.id_string().try_into()?)];
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // Strict verifiers, such as Python's since 3.13, refuse an intermediate without it.
+    parameters.use_authority_key_identifier_extension = true;
     Ok(parameters)
 }
 
