@@ -1,1 +1,3 @@
 //! Everything on one machine: the CA, the upstream and the client of `dev`.
+
+pub mod authority;

@@ -1,10 +1,38 @@
 //! Certificates: our SVID, the bundles peers are checked against, and the TLS configurations made from both.
+//!
+//! In: the `identity` part of the configuration and a listener's rules. Out: rustls configurations whose verifiers are ours, the
+//! [`Peer`] a handshake proved, and the reason where it failed.
+//! What must stay true: nothing is resumed and nothing arrives early, because a resumed session would skip the peer's verification;
+//! and identities change inside the [`Holder`], never by exchanging a configuration, so that a swap drops no connection.
+
+mod identity;
+mod load;
+mod refusal;
+mod svid;
+mod verifier;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::NoServerSessionStorage;
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub use identity::{Holder, Identity, IdentityError, IdentityWarning, trust_domain};
+pub use refusal::{PeerError, SvidFault, reason};
+pub use svid::{Peer, peer};
+pub use verifier::admissible;
+
+use crate::spiffe::{SpiffeId, TrustDomain};
+use verifier::{DownstreamVerifier, Terms, UpstreamVerifier};
 
 /// `identity`: who we are, and whose certificates we can check.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -42,4 +70,74 @@ pub enum MinimumVersion {
     #[default]
     #[serde(rename = "1.3")]
     Tls13,
+}
+
+/// What one listener asks of its peers.
+#[derive(Clone, Debug)]
+pub struct ListenerRules {
+    /// Whose peers may connect; each is checked against its own bundle.
+    pub trust_domains: Vec<TrustDomain>,
+    /// A certificate that lives longer is refused.
+    pub max_svid_lifetime: Option<Duration>,
+    pub minimum: MinimumVersion,
+    /// False only where a health path answers callers without a certificate; one that is presented is verified all the same.
+    pub require_certificate: bool,
+}
+
+impl ListenerRules {
+    fn terms(&self) -> Terms<'_> {
+        Terms { trust_domains: Some(&self.trust_domains), max_lifetime: self.max_svid_lifetime }
+    }
+}
+
+impl MinimumVersion {
+    fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static ONLY_TLS13: [&SupportedProtocolVersion; 1] = [&version::TLS13];
+        match self {
+            Self::Tls12 => rustls::ALL_VERSIONS,
+            Self::Tls13 => &ONLY_TLS13,
+        }
+    }
+}
+
+/// The TLS side of a listener: our SVID, the peer's verified, HTTP/2 and HTTP/1.1 by ALPN.
+///
+/// # Errors
+/// When the crypto provider cannot speak the asked versions.
+pub fn server_config(holder: Arc<Holder>, rules: ListenerRules) -> Result<ServerConfig, rustls::Error> {
+    let provider = aws_lc_rs::default_provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let versions = rules.minimum.versions();
+    let verifier = Arc::new(DownstreamVerifier { holder: Arc::clone(&holder), rules, algorithms });
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(holder);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // No way to resume, in any version: no memory, no tickets (the ticketer is rustls' default that makes none), no early data.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.require_ems = true;
+    Ok(config)
+}
+
+/// The client side: presents our SVID and accepts servers by SPIFFE ID; with `expected` absent, any whose domain has a bundle.
+///
+/// The host name is not looked at. ALPN offers h2 and http/1.1; a caller that speaks one of them narrows `alpn_protocols`.
+///
+/// # Errors
+/// When the crypto provider cannot speak the asked versions.
+pub fn client_config(holder: Arc<Holder>, expected: Option<Vec<SpiffeId>>) -> Result<ClientConfig, rustls::Error> {
+    let provider = aws_lc_rs::default_provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Arc::new(UpstreamVerifier { holder: Arc::clone(&holder), expected, algorithms });
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(MinimumVersion::Tls12.versions())?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(holder);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
