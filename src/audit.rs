@@ -1,4 +1,17 @@
-//! The record: one decision line an exchange, written by a thread of its own.
+//! The record: one decision line an exchange, one closing line where that was written early, written by a thread of its own.
+//!
+//! In: a [`Record`] and, at most once, a [`Closing`] through a [`Permit`] that was reserved before the exchange was judged. Out:
+//! JSON lines in OPA's decision-log schema, each with a `portcullis` object whose fields are there whatever the policy read.
+//! What must stay true: a worker never waits for the disk except where [`Audit::reserve`] and [`Ack::recorded`] say so, and then at
+//! most `wait`; a permit's lines always find room, so nothing waits in a `Drop`; a line is whole or absent; what is lost is counted
+//! to the record itself.
+//! Not a channel of lines: a receiver woken for each of them costs more than the line. Workers append bytes to one shared buffer,
+//! and the writer takes it by size or by tick.
+//!
+//! ```text
+//! worker    reserve → judge → permit.write → ack          one memcpy under a lock
+//! writer    take → write → (sync) → room given back       back-off on errors, from where it stopped
+//! ```
 
 use std::path::PathBuf;
 
@@ -6,6 +19,19 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::units::Span;
+
+mod queue;
+mod record;
+mod room;
+mod secret;
+mod sink;
+mod writer;
+
+pub use record::{Closing, ControlCall, Core, Labels, Line, Outcome, Record, Resource, Why};
+pub use room::{Ack, Audit, AuditMetrics, Full, Permit, Unwritten};
+pub use secret::{hash_secret, is_secret_header, is_secret_parameter, readable_target};
+pub use sink::AuditError;
+pub use writer::Writer;
 
 /// `audit`: where decisions are recorded, and what happens when they cannot be.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -18,7 +44,7 @@ pub struct Config {
     /// How long an exchange waits for room in the record before it is refused with 503 (`on_full: block`).
     pub wait: Span,
     pub input: InputDetail,
-    /// Lines that may wait for the writer.
+    /// Lines that may wait for the writer, or be owed by exchanges that are open. A line of many KiB counts as several.
     pub queue: usize,
 }
 
@@ -71,3 +97,6 @@ pub enum InputDetail {
     /// The head and the parsed body.
     Full,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! What must survive a restart: kills. An embedded database under `state`; a state that cannot be read is a start-up error.
 //!
 //! In: an id and the bytes its owner wrote. Out: the same bytes after a restart. The room does not know what they mean, so that
-//! a later table is one more file beside [`kills`](self).
+//! a later table is one more file beside `store/kills.rs`.
 //! A call that returned has reached the disk: an agent that can crash the gate must not lift its own kill. Every call may block
 //! for a sync of the disk, so callers are not on the data path.
 //! Not a file of JSON that is written anew: two writes and a crash between them would lose what stood.

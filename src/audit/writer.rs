@@ -1,0 +1,168 @@
+//! The thread that writes the record.
+//!
+//! In: batches of the queue. Out: bytes in the file, room given back, and word of what is durable.
+//! A line is settled once it is whole in the file (`synced`: on the disk), and only then gives back its room. While writing fails the
+//! batch stays in hand and is retried, so the queue fills, `on_full` acts, and everything goes on by itself when the file recovers.
+//! Not a task of a worker's runtime: a disk that hangs must hang nobody else.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::Durability;
+use super::queue::{Batch, Pause, Room};
+use super::record::{Losses, encode_losses};
+use super::room::Shared;
+use super::sink::Sink;
+
+/// How long a closing gate tries to write what waits.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// A pipe that is full is looked at again soon: its reader is at work.
+const FULL_PIPE: Backoff = Backoff { first: Duration::from_millis(1), last: Duration::from_millis(20) };
+/// A disk recovers in seconds; one try a second costs nothing and delays nobody for long.
+const ERROR: Backoff = Backoff { first: Duration::from_millis(20), last: Duration::from_secs(1) };
+
+/// The record's side of the queue; give it a thread.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    sink: Sink,
+    durable: watch::Sender<u64>,
+}
+
+struct Backoff {
+    first: Duration,
+    last: Duration,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, sink: Sink, durable: watch::Sender<u64>) -> Self {
+        Self { shared, sink, durable }
+    }
+
+    /// Writes until [`Audit::close`](super::Audit::close), then what still waits, and returns. The body of a thread.
+    pub fn run(mut self) {
+        let mut spare = Batch::default();
+        while let Some(turn) = self.shared.queue.take(spare) {
+            let mut batch = turn.batch;
+            if turn.reopen {
+                self.reopen(&mut batch);
+            }
+            if let Some(losses) = turn.losses {
+                self.tell(&mut batch, &losses);
+            }
+            if !self.write_out(&mut batch) {
+                let lines = batch.remaining() + self.shared.queue.abandon();
+                self.shared.metrics.lost.inc_by(lines);
+                tracing::error!(path = %self.sink.path().display(), lines, "lines of the record are lost: the gate ended before its file took them");
+                return;
+            }
+            self.shared.metrics.lag.set(0.0);
+            spare = batch.recycled();
+        }
+        if let Err(error) = self.sink.sync() {
+            tracing::warn!(path = %self.sink.path().display(), %error, "the end of the record may not be on the disk");
+        }
+    }
+
+    /// Writes the whole batch; false when the gate is closing and the file does not take it.
+    fn write_out(&mut self, batch: &mut Batch) -> bool {
+        let mut failures = 0;
+        let mut begun = false;
+        let mut told = false;
+        while let Err(error) = self.write_some(batch, &mut begun, &mut failures) {
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            let full_pipe = error.kind() == io::ErrorKind::WouldBlock;
+            let backoff = if full_pipe { FULL_PIPE } else { ERROR };
+            self.shared.failing.store(true, Ordering::Relaxed);
+            if !full_pipe && !std::mem::replace(&mut told, true) {
+                tracing::error!(path = %self.sink.path().display(), %error, "the record cannot be written; it is tried again");
+            }
+            if self.sink.loses_its_place(&error) {
+                batch.rewind();
+                begun = false;
+            }
+            self.shared.metrics.lag.set(self.shared.queue.lag(Instant::now()).as_secs_f64());
+            match self.shared.queue.pause(backoff.delay(failures), PATIENCE) {
+                Pause::Over => {}
+                Pause::Reopen => {
+                    self.reopen(batch);
+                    begun = false;
+                }
+                Pause::GiveUp => {
+                    self.sink.cut_back();
+                    return false;
+                }
+            }
+            failures += 1;
+        }
+        self.shared.failing.store(false, Ordering::Relaxed);
+        if told {
+            tracing::info!(path = %self.sink.path().display(), "the record is written again");
+        }
+        true
+    }
+
+    fn write_some(&mut self, batch: &mut Batch, begun: &mut bool, failures: &mut u32) -> io::Result<()> {
+        if !*begun {
+            let torn = self.sink.begin()?;
+            if torn > 0 {
+                self.shared.queue.lose(Losses { torn, ..Losses::default() });
+            }
+            *begun = true;
+        }
+        while !batch.rest().is_empty() {
+            let taken = self.sink.write(batch.rest())?;
+            batch.advance(taken);
+            *failures = 0;
+            if self.shared.durability != Durability::Synced {
+                self.settle(batch);
+            }
+        }
+        if self.shared.durability == Durability::Synced {
+            if let Err(error) = self.sink.sync() {
+                self.sink.cut_back();
+                batch.rewind();
+                return Err(error);
+            }
+            self.settle(batch);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, batch: &mut Batch) {
+        let settled = batch.settle();
+        self.sink.settle(settled.bytes);
+        self.shared.settle(settled);
+        if settled.pushed > 0 {
+            self.durable.send_modify(|durable| *durable += settled.pushed);
+        }
+    }
+
+    fn reopen(&mut self, batch: &mut Batch) {
+        self.sink.cut_back();
+        batch.rewind();
+        if let Err(error) = self.sink.reopen() {
+            tracing::error!(path = %self.sink.path().display(), %error, "the record was not opened anew; the old file stays in use");
+        }
+    }
+
+    fn tell(&self, batch: &mut Batch, losses: &Losses) {
+        let mut line = Vec::new();
+        match encode_losses(&mut line, &self.shared.labels, SystemTime::now(), losses) {
+            Ok(()) => batch.append(&line, Room::Losses),
+            Err(error) => tracing::error!(%error, ?losses, "the losses of the record cannot be written to it"),
+        }
+    }
+}
+
+impl Backoff {
+    fn delay(&self, failures: u32) -> Duration {
+        self.first.saturating_mul(2u32.saturating_pow(failures)).min(self.last)
+    }
+}
