@@ -1,0 +1,275 @@
+//! The bytes of one exchange while they flow: both bodies, what has been counted of them, and where a cut stops them.
+//!
+//! In: the client's body and the upstream's. Out: the same bodies, counted, stopped at once by a cut. What must stay true: the
+//! request body lives in a slot that only the flow owns, upstream code holds a handle to it. A cut empties the slot; only then can h2
+//! discard what it queued for the stream and reset it, because a body held by a stalled upstream task would keep the stream alive.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::decision::Cause;
+use crate::exchange::Exchange;
+use crate::kill::Door;
+use crate::verdict::Lease;
+
+/// Where an exchange's answer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Nothing was answered yet: a cut can still say why.
+    Asking,
+    /// The answer has begun: only a cut is left.
+    Answering,
+    /// The answer is the cut's own last word; it may be written although the exchange is cut.
+    Farewell,
+}
+
+/// Why the upstream is waited for no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    Response,
+    Idle,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Flow {
+    pub exchange: Arc<Exchange>,
+    door: Arc<Door>,
+    upload: RefCell<Option<Incoming>>,
+    uploading: Cell<bool>,
+    stage: Cell<Stage>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    lease: Cell<Lease>,
+    /// Moved by the sweep's clock: a clock read per chunk would cost more than the chunk.
+    active: Cell<Instant>,
+    clock: Rc<Cell<Instant>>,
+    overdue: Cell<Option<Overdue>>,
+    waiting: RefCell<Option<Waker>>,
+    client_failed: Cell<bool>,
+}
+
+impl Flow {
+    pub fn new(exchange: Arc<Exchange>, door: Arc<Door>, body: Incoming, clock: Rc<Cell<Instant>>) -> Self {
+        let uploading = !body.is_end_stream();
+        Self {
+            exchange,
+            door,
+            upload: RefCell::new(uploading.then_some(body)),
+            uploading: Cell::new(uploading),
+            stage: Cell::new(Stage::Asking),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            lease: Cell::new(Lease::default()),
+            active: Cell::new(clock.get()),
+            clock,
+            overdue: Cell::new(None),
+            waiting: RefCell::new(None),
+            client_failed: Cell::new(false),
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    pub fn set_stage(&self, stage: Stage) {
+        self.stage.set(stage);
+    }
+
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.get()
+    }
+
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.get()
+    }
+
+    pub fn lease(&self) -> Lease {
+        self.lease.get()
+    }
+
+    /// Tightens the lease; it never loosens. What it allows may have been used up already.
+    pub fn tighten(&self, lease: Lease) {
+        self.lease.set(self.lease.get().tightened(lease));
+        self.check_lease();
+    }
+
+    /// True while the client may still send body.
+    pub fn uploading(&self) -> bool {
+        self.uploading.get()
+    }
+
+    /// The client broke its own request body.
+    pub fn client_failed(&self) -> bool {
+        self.client_failed.get()
+    }
+
+    /// How long no byte went either way.
+    pub fn idle(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.active.get())
+    }
+
+    /// True when nothing must be written any more.
+    pub fn is_shut(&self) -> bool {
+        self.stage.get() != Stage::Farewell && self.exchange.cut.cause().is_some()
+    }
+
+    /// Drops the client's body. Half of a cut: the other half is dropping what answers.
+    pub fn empty(&self) {
+        self.uploading.set(false);
+        self.upload.borrow_mut().take();
+    }
+
+    /// Tells whoever waits for the upstream that it took too long.
+    pub fn set_overdue(&self, why: Overdue) {
+        self.overdue.set(Some(why));
+        if let Some(waker) = self.waiting.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready once the upstream took too long.
+    pub fn poll_overdue(&self, cx: &mut Context<'_>) -> Poll<Overdue> {
+        if let Some(why) = self.overdue.get() {
+            return Poll::Ready(why);
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// The next frame of the client's body, without its trailers: nobody judged them.
+    pub fn poll_upload(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, FlowError>>> {
+        loop {
+            if let Some(cause) = self.exchange.cut.cause() {
+                return Poll::Ready(Some(Err(FlowError::Cut(cause))));
+            }
+            let mut slot = self.upload.borrow_mut();
+            let Some(body) = slot.as_mut() else { return Poll::Ready(None) };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => {
+                    slot.take();
+                    self.uploading.set(false);
+                    self.active.set(self.clock.get());
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.client_failed.set(true);
+                    return Poll::Ready(Some(Err(FlowError::Client(error))));
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    drop(slot);
+                    if let Ok(bytes) = frame.into_data() {
+                        self.count(&self.bytes_in, bytes.len());
+                        return Poll::Ready(Some(Ok(bytes)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts bytes toward the client.
+    pub fn count_out(&self, bytes: usize) {
+        self.count(&self.bytes_out, bytes);
+    }
+
+    fn count(&self, counter: &Cell<u64>, bytes: usize) {
+        counter.set(counter.get() + bytes as u64);
+        self.active.set(self.clock.get());
+        self.check_lease();
+    }
+
+    fn check_lease(&self) {
+        let lease = self.lease.get();
+        let over = |bound: Option<u64>, bytes: u64| bound.is_some_and(|bound| bytes > bound);
+        if over(lease.max_bytes_in, self.bytes_in.get()) {
+            self.door.cut(&self.exchange, Cause::LeaseBytesIn);
+        } else if over(lease.max_bytes_out, self.bytes_out.get()) {
+            self.door.cut(&self.exchange, Cause::LeaseBytesOut);
+        }
+    }
+
+    fn upload_hint(&self) -> SizeHint {
+        self.upload.borrow().as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// The request body on its way up.
+#[derive(Debug)]
+pub enum Upload {
+    /// Read before it was judged, or rewritten since.
+    Whole(Option<Bytes>),
+    Streamed(Rc<Flow>),
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = FlowError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Streamed(flow) => flow.poll_upload(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Streamed(flow) => !flow.uploading(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Streamed(flow) => flow.upload_hint(),
+        }
+    }
+}
+
+/// Why a body ended before its end.
+#[derive(Debug)]
+pub enum FlowError {
+    Cut(Cause),
+    Client(hyper::Error),
+    Upstream(hyper::Error),
+    Overdue,
+}
+
+impl fmt::Display for FlowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cut(cause) => write!(f, "the exchange was cut: {cause}"),
+            Self::Client(error) => write!(f, "the client's body ended in an error: {error}"),
+            Self::Upstream(error) => write!(f, "the upstream's body ended in an error: {error}"),
+            Self::Overdue => f.write_str("no byte went either way for too long"),
+        }
+    }
+}
+
+impl std::error::Error for FlowError {
+    /// h2 looks along the sources for the code of its RST_STREAM; without one a cut would read as an internal error.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        const CANCEL: &h2::Reason = &h2::Reason::CANCEL;
+        match self {
+            Self::Cut(_) => Some(CANCEL_ERROR.get_or_init(|| h2::Error::from(*CANCEL))),
+            Self::Client(_) | Self::Upstream(_) | Self::Overdue => None,
+        }
+    }
+}
+
+static CANCEL_ERROR: std::sync::OnceLock<h2::Error> = std::sync::OnceLock::new();
