@@ -122,7 +122,7 @@ fn editable(text: &str) -> Result<HeaderName, EditError> {
 }
 
 fn checked(name: &HeaderName, value: &str) -> Result<HeaderValue, EditError> {
-    let value = HeaderValue::from_str(value).ok().filter(|value| headers::text(value).is_some());
+    let value = HeaderValue::from_str(value).ok().filter(headers::is_plain);
     value.ok_or_else(|| EditError::HeaderValue(name.to_string()))
 }
 

@@ -84,11 +84,11 @@ fn the_gates_own_headers_can_be_neither_set_nor_removed_nor_answered() {
 
 #[test]
 fn values_that_could_split_a_head_are_refused_and_not_repeated_in_the_error() {
-    for value in ["a\r\nx-evil: 1", "a\nb", "a\0b", "é", " a", "a "] {
+    for value in ["s3cret\r\nx-evil: 1", "s3cret\n", "s3cret\0", "s3cret é", " s3cret", "s3cret "] {
         let set = Edits { headers: pairs(&[("x-a", &[value])]), ..Edits::default() };
         let error = apply(&set, &mut request("/", &[]), None).unwrap_err();
         assert_eq!(error, EditError::HeaderValue("x-a".to_owned()), "{value:?}");
-        assert!(!error.to_string().contains(value.trim()), "{error}");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
         assert!(response_headers(&pairs(&[("x-a", &[value])])).is_err());
     }
     let twice = Edits { headers: pairs(&[("authorization", &["a", "b"])]), ..Edits::default() };

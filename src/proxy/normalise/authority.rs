@@ -47,10 +47,10 @@ impl Authority {
 
 fn name(text: &str) -> Option<String> {
     let text = text.strip_suffix('.').unwrap_or(text);
-    let is_label = |label: &str| {
-        matches!(label.len(), 1..=63) && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    let is_label = |label: &[u8]| {
+        matches!(label.len(), 1..=63) && label.iter().all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    if text.len() > 253 || !text.split('.').all(is_label) {
+    if text.len() > 253 || !text.as_bytes().split(|&byte| byte == b'.').all(is_label) {
         return None;
     }
     // `127.1`, `2130706433` and `0x7f.0.0.1` are one address to inet_aton and three names to everybody else.

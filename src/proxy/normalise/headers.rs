@@ -65,22 +65,23 @@ pub(super) fn examine(headers: &HeaderMap, version: Version, target_bytes: usize
     for (name, value) in headers {
         // As the head will stand in HTTP/1.1, so that what HPACK made small counts in full.
         bytes += name.as_str().len() + value.len() + 2;
-        if name.as_str().contains('_') {
+        if name.as_str().bytes().any(|byte| byte == b'_') {
             return Err(Refusal::HeaderUnderscore);
         }
-        let text = text(value).ok_or(Refusal::HeaderValue)?;
-        let kind = kind(name.as_str());
-        match kind {
+        if !is_plain(value) {
+            return Err(Refusal::HeaderValue);
+        }
+        match kind(name.as_str()) {
             Kind::Ordinary | Kind::Singleton | Kind::Via => {}
             Kind::Cookie => found.join_cookies = http2,
-            Kind::Host => found.host = Some(Authority::read(text)?),
-            Kind::ContentLength => found.declared_length = Some(length(text)?),
+            Kind::Host => found.host = Some(Authority::read(text(value)?)?),
+            Kind::ContentLength => found.declared_length = Some(length(text(value)?)?),
             Kind::TransferEncoding | Kind::Connection | Kind::ConnectionSpecific if http2 => {
                 return Err(Refusal::ConnectionSpecific);
             }
-            Kind::Te if http2 && text != "trailers" => return Err(Refusal::ConnectionSpecific),
-            Kind::Connection if !text.split(',').all(is_connection_option) => return Err(Refusal::ConnectionOption),
-            Kind::Expect if text != "100-continue" => return Err(Refusal::Expect),
+            Kind::Te if http2 && value != "trailers" => return Err(Refusal::ConnectionSpecific),
+            Kind::Connection if !text(value)?.split(',').all(is_connection_option) => return Err(Refusal::ConnectionOption),
+            Kind::Expect if value != "100-continue" => return Err(Refusal::Expect),
             Kind::TransferEncoding
             | Kind::Connection
             | Kind::ConnectionSpecific
@@ -141,13 +142,17 @@ fn refuse_repeated(headers: &HeaderMap, http2: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A value as text, if it is printable ASCII without outer white space: HTTP/1.1 trims that, HTTP/2 delivers it.
-pub(in crate::proxy) fn text(value: &HeaderValue) -> Option<&str> {
+/// True when a value is printable ASCII without outer white space, which HTTP/1.1 trims and HTTP/2 delivers.
+pub(in crate::proxy) fn is_plain(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     let outer = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     // One pass without an early way out, so that it compiles to wide comparisons.
     let strange = bytes.iter().fold(false, |strange, &byte| strange | (byte >= 0x7f) | ((byte < 0x20) & (byte != b'\t')));
-    if strange || outer(bytes.first()) || outer(bytes.last()) { None } else { std::str::from_utf8(bytes).ok() }
+    !strange && !outer(bytes.first()) && !outer(bytes.last())
+}
+
+fn text(value: &HeaderValue) -> Result<&str, Refusal> {
+    value.to_str().map_err(|_| Refusal::HeaderValue)
 }
 
 /// RFC 9110 section 8.6, without the leading zeros that some read as octal.
