@@ -1,7 +1,44 @@
 //! What a request is doing: its action, and the resource it does it to.
+//!
+//! In: method, host and decoded path segments of a normalised request. Out: an [`Action`] and a [`Resource`].
+//! A request that no row of `resources` names counts as the most sensitive one: a forgotten row must never read as "harmless".
+
+mod host;
+mod resources;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+pub use self::host::{HostPattern, HostPatternError};
+pub use self::resources::Resources;
+
+/// What a request asks to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Action<'a> {
+    pub protocol: &'static str,
+    pub name: &'a str,
+}
+
+impl<'a> Action<'a> {
+    /// The action of a plain HTTP request: its method, as it was sent.
+    pub const fn http(method: &'a str) -> Self {
+        Self { protocol: "http", name: method }
+    }
+}
+
+/// What a request does something to, as the first matching row of `resources` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Resource<'a> {
+    pub r#type: &'a str,
+    pub sensitivity: Sensitivity,
+    pub effect: Effect,
+}
+
+impl Resource<'_> {
+    /// What no row names.
+    pub const UNLISTED: Resource<'static> =
+        Resource { r#type: "unlisted", sensitivity: Sensitivity::High, effect: Effect::Destroy };
+}
 
 /// One row of `resources`: which requests touch which kind of resource. The first matching row counts.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -26,7 +63,7 @@ pub struct ResourceMatch {
 }
 
 /// How much harm reading or changing a resource can do.
-#[derive(Clone, Copy, Debug, Deserialize, serde::Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum Sensitivity {
     Low,
@@ -35,7 +72,7 @@ pub enum Sensitivity {
 }
 
 /// What a request does to a resource.
-#[derive(Clone, Copy, Debug, Deserialize, serde::Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     Read,

@@ -1,5 +1,9 @@
 //! One exchange, top to bottom.
 
+pub mod edit;
+pub mod normalise;
+pub mod route;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
