@@ -1,11 +1,32 @@
 //! The configuration: one file, composed of what each room owns, with every mistake reported at once.
+//!
+//! In: YAML, `${NAME}` for variables of the environment. Out: a `Config` in which every name that is used exists and every number is
+//! within its bounds, or a `Report` with the line, the column and the next step of every mistake. Five stages: `yaml` reads events
+//! into a document that knows its positions, `schema` and `violation` compare it with what the rooms' structs declare, `check` and
+//! `bounds` see what a schema cannot say, and serde makes the structs of a document nothing was found wrong with. serde alone would
+//! stop at its first error and know no line.
+
+mod bounds;
+mod check;
+mod document;
+mod grammar;
+mod report;
+mod scalar;
+mod schema;
+mod violation;
+mod yaml;
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{action, admin, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
+
+use document::Place;
+pub use report::{Mistake, Report};
 
 /// The whole configuration file.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -41,3 +62,91 @@ pub struct Config {
     #[serde(default)]
     pub control: control::Config,
 }
+
+/// The largest file that is read; what names no more than a few hundred routes is far below it.
+const LARGEST: u64 = 1024 * 1024;
+
+impl Config {
+    /// Reads a file; relative paths in it are relative to its directory.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the file, or the one reason it cannot be read.
+    pub fn read(path: &Path) -> Result<Self, Report> {
+        let origin = path.display().to_string();
+        let text = load(path).map_err(|mistake| Report::new(&origin, vec![mistake]))?;
+        let mut config = Self::parse(&text, &origin, &|name| std::env::var(name).ok())?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    /// Reads a text; `origin` is what a report calls it. Relative paths stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the text.
+    pub fn parse(text: &str, origin: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Report> {
+        let (document, mut mistakes) = yaml::read(text, environment);
+        let Some(document) = document else { return Err(Report::new(origin, mistakes)) };
+        let root = Place::root(&document);
+        for stage in [schema::violations, check::mistakes] {
+            let told: Vec<(String, usize)> = mistakes.iter().map(|mistake| (mistake.path.clone(), mistake.line)).collect();
+            mistakes.extend(stage(&root).into_iter().filter(|mistake| !told.contains(&(mistake.path.clone(), mistake.line))));
+        }
+        if !mistakes.is_empty() {
+            return Err(Report::new(origin, mistakes));
+        }
+        serde_json::from_value(document.value()).map_err(|error| Report::new(origin, vec![unforeseen(&document, &error)]))
+    }
+
+    /// The JSON Schema of the file, for editors.
+    pub fn schema() -> serde_json::Value {
+        schema::of_config()
+    }
+
+    fn resolve(&mut self, directory: &Path) {
+        let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
+        let tls::Source::Files(files) = &mut self.identity.source;
+        resolve(&mut files.certificate);
+        resolve(&mut files.private_key);
+        files.bundles.values_mut().for_each(resolve);
+        self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
+        resolve(&mut self.state.directory);
+        resolve(&mut self.control.socket);
+        if self.audit.file != Path::new("-") {
+            resolve(&mut self.audit.file);
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<String, Mistake> {
+    let unreadable = |error: std::io::Error| Mistake::whole(format!("the file cannot be read: {error}"));
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(unreadable)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Mistake::whole(format!("the file is larger than {LARGEST} bytes")));
+    }
+    decode(&bytes).map(str::to_owned)
+}
+
+fn decode(bytes: &[u8]) -> Result<&str, Mistake> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let good = bytes.get(..error.valid_up_to()).map(String::from_utf8_lossy).unwrap_or_default();
+        let (before, last) = good.rsplit_once('\n').map_or((None, &*good), |(before, last)| (Some(before), last));
+        let line = before.map_or(1, |before| before.split('\n').count() + 1);
+        Mistake { line, column: last.chars().count() + 1, ..Mistake::whole("the file is not UTF-8 from here") }
+    })
+}
+
+/// What serde refuses although schema and checks found nothing: their gap, told without its position, and without serde's words when
+/// those could quote a variable.
+fn unforeseen(document: &document::Node, error: &serde_json::Error) -> Mistake {
+    let mut message = "a value is not what it should be".to_owned();
+    if !document.is_expanded() {
+        message = format!("{message}: {error}");
+    }
+    Mistake::whole(message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+
+const FULL: &str = include_str!("../../examples/admin-api/gate.yaml");
+const MINIMAL: &str = include_str!("../../examples/minimal/gate.yaml");
+
+fn nothing(_: &str) -> Option<String> {
+    None
+}
+
+fn parse(text: &str) -> Result<Config, Report> {
+    Config::parse(text, "gate.yaml", &nothing)
+}
+
+/// The one line of the example that holds `old`, with `new` in its place; and its number.
+#[track_caller]
+fn edited(example: &str, old: &str, new: &str) -> (String, usize) {
+    assert_eq!(example.matches(old).count(), 1, "{old:?} must stand in the example once");
+    let line = example.split(old).next().unwrap().matches('\n').count() + 1;
+    (example.replace(old, new), line)
+}
+
+#[test]
+fn the_examples_are_right() {
+    let full = parse(FULL).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(full.listeners[0].routes.len(), 2);
+    assert_eq!(full.workloads[0].spiffe_id.to_string(), "spiffe://example.org/agents/*");
+    let minimal = parse(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(minimal.listeners[0].routes[0].path_prefix, "/");
+    assert_eq!(minimal.admin.address.port(), 9901);
+}
+
+#[test]
+fn the_full_example_has_every_key() {
+    fn check(schema: &Value, at: &Value, values: &[&Value], path: &str) {
+        let at = match at.get("$ref").and_then(Value::as_str) {
+            Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
+            None => at,
+        };
+        for (key, child) in at.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            let children: Vec<&Value> = values.iter().filter_map(|value| value.get(key)).collect();
+            assert!(!children.is_empty(), "{path}/{key} is not in the example");
+            check(schema, child, &children, &format!("{path}/{key}"));
+        }
+        let entries = |value: &&Value| value.as_array().cloned().or_else(|| Some(value.as_object()?.values().cloned().collect()));
+        let rows: Vec<Value> = values.iter().filter_map(entries).flatten().collect();
+        for child in
+            ["items", "additionalProperties"].into_iter().filter_map(|keyword| at.get(keyword)).filter(|child| child.is_object())
+        {
+            check(schema, child, &rows.iter().collect::<Vec<_>>(), &format!("{path}/*"));
+        }
+    }
+    let schema = Config::schema();
+    check(&schema, &schema, &[&yaml::read(FULL, &nothing).0.unwrap().value()], "");
+}
+
+#[test]
+fn every_mistake_stands_in_one_report_with_its_place_and_the_nearest_name() {
+    let text = "\
+environment: production
+identity:
+  trust_domain: example.org
+  source:
+    files: {certificate: svid.pem, bundles: {example.org: bundle.pem}}
+listeners:
+  - name: gate
+    adress: 127.0.0.1:8443
+    minimum_tls: 1.3
+    max_svid_lifetime: 24
+    mode: revers
+    health:
+    routes:
+      - name: all
+        upstream: payrol
+        enforcement: [observe]
+upstreams:
+  payroll: {endpoint: \"https://127.0.0.1:9000\"}
+policy:
+  bundles: {authz: {path: policy}}
+  limits: {time: 11s, depth: \"64\"}
+speed: fast
+";
+    let expected = "\
+gate.yaml:5:5: identity.source.files.private_key: missing key
+  hint: Its private key, PKCS#8 or SEC1.
+gate.yaml:8:5: listeners[0].adress: unknown key
+  hint: did you mean `address`?
+gate.yaml:9:18: listeners[0].minimum_tls: expected one of `1.2`, `1.3`, found the number `1.3`
+  hint: write it in quotes: \"1.3\"
+gate.yaml:10:24: listeners[0].max_svid_lifetime: expected a duration: a whole number and a unit, such as 500ms, 20s, 15m, 24h, 7d, \
+found the number `24`
+gate.yaml:11:11: listeners[0].mode: expected `reverse`, found the text `revers`
+  hint: did you mean `reverse`?
+gate.yaml:12:5: listeners[0].health: it has no value; write one, or leave the key out
+gate.yaml:15:19: listeners[0].routes[0].upstream: there is no upstream `payrol`
+  hint: did you mean `payroll`?
+gate.yaml:16:22: listeners[0].routes[0].enforcement: expected one of `enforce`, `observe`, found a list
+gate.yaml:18:23: upstreams.payroll.endpoint: `https://127.0.0.1:9000` is https, which is not supported yet; write http://host:port
+gate.yaml:21:18: policy.limits.time: `11s` is out of bounds; write 1ms to 10s
+gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found the text `64`
+  hint: leave out the quotes: 64
+gate.yaml:22:1: speed: unknown key
+  hint: known keys here: `address_lists`, `admin`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
+`policy`, `resources`, `sessions`, `state`, `time_windows`, `upstreams`, `workloads`";
+    assert_eq!(parse(text).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn what_no_schema_can_see_is_told_on_its_line() {
+    for (old, new, message) in [
+        ("environment: production\n\n", "environment: \" \"\n\n", "` ` is empty"),
+        ("trust_domain: example.org", "trust_domain: Example.org", "not a trust domain as certificates write it"),
+        ("trust_domain: example.org", "trust_domain: spiffe://example.org", "not a trust domain"),
+        ("trust_domains: [example.org]", "trust_domains: [example.com]", "no bundle of the trust domain `example.com`"),
+        ("example.org: bundle.pem", "Example.org: bundle.pem", "`Example.org` is not a trust domain"),
+        ("certificate: svid.pem", "certificate: \"\"", "`` is empty"),
+        ("address: 0.0.0.0:8443", "address: 0.0.0.0", "`0.0.0.0` is not an IP address and a port"),
+        ("address: 0.0.0.0:8443", "address: localhost:8443", "is not an IP address and a port"),
+        ("address: 127.0.0.1:9901", "address: 0.0.0.0:8443", "taken already, on line"),
+        ("address: 127.0.0.1:9901", "address: 127.0.0.1:8443", "taken already, on line"),
+        ("server_names: [admin.example.org]", "server_names: [\"*.example.org\"]", "has a star"),
+        ("health: {path: /healthz}", "health: {path: healthz}", "does not start with `/`"),
+        ("- name: all", "- name: reports", "is the name of another one as well"),
+        ("- name: all", "- name: \"\"", "`` is empty"),
+        ("hosts: [\"*\"]", "hosts: [\"*.*.org\"]", "has a star where none may stand"),
+        ("hosts: [\"*\"]", "hosts: []", "there must be at least one host"),
+        ("path_prefix: /reports", "path_prefix: reports", "does not start with `/`"),
+        ("path_prefix: /reports", "path_prefix: /reports/*", "has a star"),
+        ("upstream: payroll", "upstream: payrol", "there is no upstream `payrol`"),
+        ("endpoint: http://127.0.0.1:9000", "endpoint: https://127.0.0.1:9000", "https, which is not supported yet"),
+        ("endpoint: http://127.0.0.1:9000", "endpoint: http://127.0.0.1:9000/v1", "has a path, query or fragment"),
+        ("endpoint: http://127.0.0.1:9000", "endpoint: http://me@127.0.0.1:9000", "names a user"),
+        ("connect_timeout: 2s", "connect_timeout: 0s", "`0s` is out of bounds; write 1ms to 1d"),
+        ("connect_timeout: 2s", "connect_timeout: 99999999999999999999d", "is out of bounds"),
+        ("decision: portcullis/decision\n", "decision: data.portcullis.decision\n", "is not the path of a rule"),
+        ("decision: portcullis/decision #", "decision: /portcullis/decision #", "is not the path of a rule"),
+        ("may_kill: [exchange, session]", "may_kill: [exchange, exchange]", "`exchange` is the scope of another one"),
+        ("time: 20ms", "time: 11s", "`11s` is out of bounds; write 1ms to 10s"),
+        ("depth: 64", "depth: 129", "`129` is out of bounds; write 1 to 128"),
+        ("body: 1MiB", "body: 0", "`0` is out of bounds"),
+        ("corp: [10.0.0.0/8,", "corp: [10.0.0.0/33,", "`10.0.0.0/33` is not a network"),
+        ("corp: [10.0.0.0/8,", "corp: [10.0.0.1,", "`10.0.0.1` is not a network"),
+        ("from: \"08:00\"", "from: \"18:00\"", "closes before it opens"),
+        ("from: \"08:00\"", "from: \"8:00\"", "is not a time of day"),
+        ("days: [mon, tue, wed, thu, fri]", "days: []", "at least one day"),
+        ("methods: [DELETE]", "methods: [delete]", "has lower-case letters"),
+        ("path: /v1/users/*", "path: /v1/us*", "has a star inside a segment"),
+        ("path: /v1/users/*", "path: /**/users", "only the last segment may be `**`"),
+        ("hosts: [admin.example.org], path", "hosts: [\"*\"], path", "leave `hosts` out"),
+        ("spiffe://example.org/agents/*", "spiffe://example.org/ag*", "a star must be a whole segment"),
+        ("reassess_every: 30s", "reassess_every: 500ms", "`500ms` is out of bounds; write 1s to 1d"),
+        ("max: 100000", "max: 99999999999999999999", "is out of bounds"),
+        ("header_bytes: 64KiB", "header_bytes: 1024", "`1024` is out of bounds; write 8KiB to 16MiB"),
+        ("streams: 100 ", "streams: 0 ", "`0` is out of bounds"),
+        ("handshakes: 256", "handshakes: 0", "`0` is out of bounds"),
+        ("wait: 2s", "wait: 2h", "`2h` is out of bounds; write 0s to 1m"),
+        ("queue: 65536", "queue: 0", "`0` is out of bounds"),
+        ("directory: state", "directory: \"\"", "`` is empty"),
+        ("bob: {uid: 1002}", "bob: {uid: 1001}", "`1001` is the uid of another one as well"),
+        ("bob: {uid: 1002}", "bob: {uid: 4294967295}", "is out of bounds"),
+        ("roles: {operate: [alice, bob]}", "roles: {operate: [alice, bobb]}", "there is no operator `bobb`"),
+    ] {
+        let (text, line) = edited(FULL, old, new);
+        let report = parse(&text).expect_err(new);
+        let fits = |mistake: &Mistake| mistake.line == line && mistake.message.contains(message);
+        assert!(report.mistakes.iter().any(fits), "{new}: expected line {line}: {message}\n{report}");
+    }
+}
+
+#[test]
+fn a_gate_without_listener_route_bundle_or_roots_is_none() {
+    for (old, new, message) in [
+        ("bundles: {authz: {path: policy}}", "bundles: {}", "at least one bundle"),
+        ("routes: [{name: all, upstream: service}]", "routes: []", "at least one route"),
+        ("bundles: {example.org: bundle.pem}", "bundles: {}", "at least one bundle of a trust domain"),
+        ("trust_domain: example.org", "trust_domain: example.com", "our own trust domain `example.com`, which has no bundle"),
+        ("address: 127.0.0.1:8443", "address: 127.0.0.1:9901", "is the admin port's default"),
+        ("routes: [{name: all, upstream: service}]", "routes: [{name: all, upstream: x}]", "there is no upstream `x`"),
+    ] {
+        let report = parse(&edited(MINIMAL, old, new).0).expect_err(new);
+        assert!(report.mistakes.len() == 1 && report.mistakes[0].message.contains(message), "{new}: {report}");
+    }
+    let (before, after) = (MINIMAL.find("listeners:").unwrap(), MINIMAL.find("upstreams:").unwrap());
+    let text = format!("{}listeners: []\n{}", &MINIMAL[..before], &MINIMAL[after..]);
+    assert!(parse(&text).unwrap_err().to_string().contains("at least one listener"));
+}
+
+#[test]
+fn port_zero_meets_nobody() {
+    let text = MINIMAL.replace("127.0.0.1:8443", "127.0.0.1:0") + "admin: {address: \"127.0.0.1:0\"}\n";
+    parse(&text).unwrap_or_else(|report| panic!("{report}"));
+}
+
+#[test]
+fn variables_are_read_and_never_quoted() {
+    let environment = |name: &str| Some(if name == "PORT" { "9443".to_owned() } else { "canary-7f3a".to_owned() });
+    let read = |text: &str| Config::parse(text, "gate.yaml", &environment);
+    let config = read(&MINIMAL.replace("127.0.0.1:8443", "127.0.0.1:${PORT}").replace("test", "${WHERE}")).unwrap();
+    assert_eq!((config.listeners[0].address.port(), config.environment.as_str()), (9443, "canary-7f3a"));
+    // One wrong value after the other holds the variable; no report may say what is in it.
+    for place in places(&yaml::read(FULL, &nothing).0.unwrap().value()) {
+        let mut value = yaml::read(FULL, &nothing).0.unwrap().value();
+        *value.pointer_mut(&place).unwrap() = "${SECRET}".into();
+        if let Err(report) = read(&serde_json::to_string_pretty(&value).unwrap()) {
+            assert!(!format!("{report} {report:?}").contains("canary"), "{place}: {report}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_variable_is_one_mistake() {
+    let report = parse(&MINIMAL.replace("127.0.0.1:8443", "127.0.0.1:${PORT}")).unwrap_err();
+    assert_eq!(report.mistakes.len(), 1, "{report}");
+    assert!(report.to_string().contains("no variable `PORT`"), "{report}");
+}
+
+#[test]
+fn relative_paths_are_relative_to_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gate.yaml");
+    std::fs::write(&file, MINIMAL.replace("svid.key", "/keys/svid.key") + "audit: {file: \"-\"}\n").unwrap();
+    let config = Config::read(&file).unwrap_or_else(|report| panic!("{report}"));
+    let tls::Source::Files(files) = &config.identity.source;
+    assert_eq!(files.certificate, directory.path().join("svid.pem"));
+    assert_eq!(files.private_key, Path::new("/keys/svid.key"));
+    assert_eq!(files.bundles["example.org"], directory.path().join("bundle.pem"));
+    assert_eq!(config.policy.bundles["authz"].path, directory.path().join("policy"));
+    assert_eq!(config.state.directory, directory.path().join("state"));
+    assert_eq!(config.control.socket, directory.path().join("portcullis.sock"));
+    assert_eq!(config.audit.file, Path::new("-"));
+}
+
+#[test]
+fn a_file_that_is_absent_too_large_or_not_text_is_one_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gate.yaml");
+    assert!(Config::read(&file).unwrap_err().to_string().contains("cannot be read"));
+    std::fs::write(&file, b"a: 1\nb: \xc3\xa9\xff\n").unwrap();
+    let report = Config::read(&file).unwrap_err();
+    assert_eq!((report.mistakes[0].line, report.mistakes[0].column), (2, 5), "{report}");
+    std::fs::write(&file, vec![b'#'; 2 * 1024 * 1024]).unwrap();
+    assert!(Config::read(&file).unwrap_err().to_string().contains("larger"));
+}
+
+/// The JSON pointer of every value below the root.
+fn places(value: &Value) -> Vec<String> {
+    let token = |key: &str| key.replace('~', "~0").replace('/', "~1");
+    let children: Vec<(String, &Value)> = match value {
+        Value::Object(object) => object.iter().map(|(key, child)| (token(key), child)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(index, child)| (index.to_string(), child)).collect(),
+        _ => Vec::new(),
+    };
+    let below = |(key, child): (String, &Value)| {
+        let deeper = places(child).into_iter().map(|rest| format!("/{key}{rest}")).collect::<Vec<_>>();
+        std::iter::once(format!("/{key}")).chain(deeper).collect::<Vec<_>>()
+    };
+    children.into_iter().flat_map(below).collect()
+}
+
+/// What the schema says of each place of the value: itself, resolved.
+fn schema_at<'s>(schema: &'s Value, pointer: &str) -> &'s Value {
+    let resolve = |at: &'s Value| match at.get("$ref").and_then(Value::as_str) {
+        Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => at,
+    };
+    pointer.split('/').skip(1).fold(schema, |at, key| {
+        let child = at.get("properties").and_then(|keys| keys.get(key)).or_else(|| at.get("items"));
+        resolve(child.or_else(|| at.get("additionalProperties")).unwrap())
+    })
+}
+
+fn line_of(text: &str, needle: &str) -> usize {
+    text.lines().position(|line| line.contains(needle)).unwrap() + 1
+}
+
+#[track_caller]
+fn told_on(value: &Value, line: impl Fn(&str) -> usize, what: &str) -> Report {
+    let text = serde_json::to_string_pretty(value).unwrap();
+    let report = parse(&text).expect_err(what);
+    let line = line(&text);
+    assert!(!report.to_string().contains("a value is not what it should be"), "only serde saw it: {what}\n{report}");
+    assert!(report.mistakes.iter().any(|mistake| mistake.line == line), "{what}: nothing on line {line}\n{report}");
+    report
+}
+
+fn misspelt(key: &str) -> Vec<String> {
+    let letters: Vec<char> = key.chars().collect();
+    let middle = letters.len() / 2;
+    let without = |index: usize| letters.iter().enumerate().filter(|(at, _)| *at != index).map(|(_, c)| *c).collect::<String>();
+    let mut doubled = letters.clone();
+    doubled.insert(middle, letters[middle]);
+    vec![without(0), without(middle), doubled.into_iter().collect(), format!("{key}q"), key.to_uppercase()]
+}
+
+#[test]
+fn every_mutation_of_the_example_is_told_on_its_line() {
+    let (schema, good) = (Config::schema(), yaml::read(FULL, &nothing).0.unwrap().value());
+    parse(&serde_json::to_string_pretty(&good).unwrap()).unwrap_or_else(|report| panic!("{report}"));
+    let mut mutations = BTreeMap::from([("misspelt", 0), ("wrong type", 0), ("dropped", 0)]);
+    for pointer in places(&good) {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let around = schema_at(&schema, parent);
+        let mut value = good.clone();
+        let sized = schema_at(&schema, &pointer).get("type").is_some_and(Value::is_array);
+        let place = value.pointer_mut(&pointer).unwrap();
+        *place = if place.is_string() && !sized { 424_242.into() } else { "sentinel".into() };
+        let sentinel = place.to_string();
+        told_on(&value, |text| line_of(text, &sentinel), &format!("{pointer} = {sentinel}"));
+        *mutations.get_mut("wrong type").unwrap() += 1;
+        if around.get("properties").is_none() {
+            continue;
+        }
+        for wrong in misspelt(key) {
+            let mut value = good.clone();
+            let object = value.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+            let child = object.remove(key).unwrap();
+            object.insert(wrong.clone(), child);
+            let needle = format!("\"{wrong}\":");
+            let report = told_on(&value, |text| line_of(text, &needle), &format!("{parent}/{wrong}"));
+            let hinted = |mistake: &Mistake| mistake.hint.as_deref() == Some(&format!("did you mean `{key}`?"));
+            assert!(key.len() < 4 || report.mistakes.iter().any(hinted), "{wrong}: {report}");
+            *mutations.get_mut("misspelt").unwrap() += 1;
+        }
+        if around.get("required").and_then(Value::as_array).is_some_and(|required| required.contains(&key.into())) {
+            let mut value = good.clone();
+            value.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(key);
+            let begins = |text: &str| {
+                let document = yaml::read(text, &nothing).0.unwrap();
+                Place::root(&document).at_pointer(parent).mistake_of_key("", None).line
+            };
+            told_on(&value, begins, &format!("{pointer} dropped"));
+            *mutations.get_mut("dropped").unwrap() += 1;
+        }
+    }
+    assert!(mutations.values().sum::<usize>() >= 500 && mutations.values().all(|count| *count > 20), "{mutations:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_panics_on_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(text) = decode(&bytes) {
+            let _ = parse(text);
+        }
+        let _ = parse(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn nothing_panics_on_what_looks_like_yaml(text in "[-:?,\\[\\]{}#&*!|>'\"%@`~<a-c0-9.$ \\t\\n\\r\u{feff}\u{85}é]{0,80}") {
+        prop_assert!(parse(&text).is_err());
+    }
+
+    #[test]
+    fn nothing_panics_on_a_damaged_example(at in 0..FULL.len(), length in 0..40_usize, with in "[-:,\\[\\]{}#&*!|>'\"$a-z0-9 \\n]{0,8}") {
+        let mut bytes = FULL.as_bytes().to_vec();
+        bytes.splice(at..(at + length).min(FULL.len()), with.bytes());
+        if let Err(report) = parse(&String::from_utf8_lossy(&bytes)) {
+            prop_assert!(!report.mistakes.is_empty());
+            prop_assert!(!report.to_string().contains("a value is not what it should be"), "only serde saw it: {}", report);
+            prop_assert!(report.mistakes.iter().all(|mistake| mistake.line >= 1 && mistake.column >= 1), "{}", report);
+        }
+    }
+}
