@@ -1,5 +1,8 @@
 //! The judge: facts, input, verdict. The only room that reads policy and state together.
 
+pub mod answer;
+pub mod body;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
