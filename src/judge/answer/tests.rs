@@ -30,7 +30,7 @@ fn object(fields: Vec<(Value, Value)>) -> Value {
 
 #[derive(Deserialize)]
 struct Case<'a> {
-    name: &'a str,
+    name: String,
     #[serde(borrow)]
     result: &'a RawValue,
 }

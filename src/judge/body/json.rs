@@ -237,11 +237,29 @@ fn integer(text: &str) -> Option<Value> {
     text.parse::<u64>().map(Value::from).or_else(|_| text.parse::<i64>().map(Value::from)).ok()
 }
 
-/// A number with a fraction or an exponent, when a double gives back the same decimal; beyond 2^53, when it is that double exactly.
+/// A number with a fraction or an exponent, when its double written to as many digits is that number again; beyond 2^53, where only
+/// whole numbers are left, when it is that double exactly.
 fn double(text: &str) -> Option<Value> {
     let double: f64 = text.parse().ok().filter(|double: &f64| double.is_finite())?;
-    let kept = if double.abs() < WHOLE_DOUBLES { format!("{double:e}") } else { format!("{double:.0}") };
-    (decimal(text)? == decimal(&kept)?).then(|| Value::from(double))
+    let number = decimal(text)?;
+    let count = number.0.len();
+    let kept = match count {
+        0 => double == 0.0,
+        _ if double.abs() >= WHOLE_DOUBLES => number == decimal(&format!("{double:.0}"))?,
+        1..=15 if double.is_normal() => true, // what every double keeps
+        1..=17 => number == decimal(&format!("{double:.*e}", count - 1))? || halfway(&number, double)?,
+        _ => false,
+    };
+    kept.then(|| Value::from(double))
+}
+
+/// True for the two numbers of as many digits between which a double lies exactly in the middle: writers of JSON pick either.
+fn halfway((digits, power): &(String, i64), double: f64) -> Option<bool> {
+    let (exact, last) = decimal(&format!("{double:.*e}", digits.len() + 40))?;
+    let below = exact.strip_suffix('5').filter(|below| below.len() == digits.len() && last + 1 == *power);
+    let below: Option<u64> = below.and_then(|below| below.parse().ok());
+    let number: u64 = digits.parse().ok()?;
+    Some(below.is_some_and(|below| number == below || number == below + 1))
 }
 
 /// The digits of a number from the first to the last that is not zero, and the power of ten of that last one.
