@@ -5,6 +5,8 @@
 //! generation is placed on every worker's [`Seat`] before it is put in force: no worker ever finds itself without the judge of the
 //! generation that counts, and no verdict mixes two.
 
+pub mod answer;
+pub mod body;
 pub mod case;
 pub mod facts;
 

@@ -1,0 +1,3 @@
+module envoy_oracle
+
+go 1.24
