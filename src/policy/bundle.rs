@@ -219,12 +219,9 @@ impl Reader<'_> {
 
     fn module(&mut self, file: &File, v0: bool) -> Option<Source> {
         match std::str::from_utf8(&file.content) {
-            Ok(text) => Some(Source {
-                file: self.shown(&file.path),
-                text: text.to_owned(),
-                v0,
-                test: file.path.ends_with("_test.rego"),
-            }),
+            Ok(text) => {
+                Some(Source { file: self.shown(&file.path), text: text.to_owned(), v0, test: file.path.ends_with("_test.rego") })
+            }
             Err(error) => {
                 self.find(&file.path, format!("not UTF-8 from byte {}", error.valid_up_to()), "save the file as UTF-8");
                 None

@@ -71,8 +71,7 @@ impl Policy {
             rules: checked.rules.into_iter().map(|(rule, _)| rule).collect(),
             time: config.limits.time.0,
         };
-        let policy =
-            Self { plan: Arc::new(plan), entries: entries.to_vec(), footprints, revisions, warnings: checked.warnings };
+        let policy = Self { plan: Arc::new(plan), entries: entries.to_vec(), footprints, revisions, warnings: checked.warnings };
         // Names no scope declares are found by the engine's own compiler, so one engine is built before anybody relies on it.
         policy.engine()?;
         Ok(policy)
@@ -230,4 +229,4 @@ fn without_values(message: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -9,7 +9,7 @@ use regorus::Value;
 use regorus::unstable::{ArithOp, BUILTINS, Expr, Ref};
 
 use super::Finding;
-use super::program::{Names, Occurrence, Program};
+use super::program::{Occurrence, Program};
 use super::walk;
 
 const FORBIDDEN: &[(&str, &str)] = &[
@@ -32,7 +32,7 @@ pub(super) fn is_builtin(name: &str) -> bool {
 }
 
 /// What is wrong with a call that is not of a rule of the bundles.
-pub(super) fn of_call(name: &str, arguments: &[Ref<Expr>], place: &Occurrence, names: &Names, program: &Program) -> Vec<Finding> {
+pub(super) fn of_call(name: &str, arguments: &[Ref<Expr>], place: &Occurrence, program: &Program) -> Vec<Finding> {
     if let Some((_, hint)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
         return vec![place.finding(format!("`{name}` may not be called"), hint)];
     }
@@ -47,7 +47,7 @@ pub(super) fn of_call(name: &str, arguments: &[Ref<Expr>], place: &Occurrence, n
     if arguments.len() != arity && arguments.len() != arity.saturating_add(1) {
         return vec![place.finding(format!("`{name}` takes {arity} arguments and is given {}", arguments.len()), "")];
     }
-    let fixed = Fixed { names, program };
+    let fixed = Fixed { program };
     fixed.danger(name, arguments).map(|(what, hint)| place.finding(format!("`{name}` {what}"), hint)).into_iter().collect()
 }
 
@@ -62,7 +62,6 @@ fn nearest(name: &str) -> String {
 
 /// Tells what the input cannot change.
 struct Fixed<'a> {
-    names: &'a Names,
     program: &'a Program,
 }
 
@@ -71,10 +70,9 @@ impl Fixed<'_> {
         let argument = |index: usize| arguments.get(index).map(|argument| argument.as_ref());
         let literal_here = "write the text here as a literal, or keep it in data";
         match name {
-            "numbers.range" if !bounded(argument(0)) || !bounded(argument(1)) => Some((
-                "with these bounds can ask for more memory than there is",
-                "give literal bounds up to 10000, or count(…)",
-            )),
+            "numbers.range" if !bounded(argument(0)) || !bounded(argument(1)) => {
+                Some(("with these bounds can ask for more memory than there is", "give literal bounds up to 10000, or count(…)"))
+            }
             "numbers.range_step" if !bounded(argument(0)) || !bounded(argument(1)) || !positive(argument(2)) => Some((
                 "with these arguments can ask for more memory than there is",
                 "give literal bounds up to 10000 or count(…), and a literal step above 0",
@@ -103,9 +101,7 @@ impl Fixed<'_> {
             "regex.replace" if !self.fixed(argument(0)) && !self.fixed(argument(2)) => {
                 Some(("multiplies one text of the input by another", literal_here))
             }
-            "strings.replace_n" if !self.fixed(argument(0)) => {
-                Some(("multiplies one text of the input by another", literal_here))
-            }
+            "strings.replace_n" if !self.fixed(argument(0)) => Some(("multiplies one text of the input by another", literal_here)),
             "json.marshal_with_options" if !self.fixed(argument(1)) => {
                 Some(("repeats an indent the input can choose", "write the options as a literal"))
             }
@@ -117,7 +113,9 @@ impl Fixed<'_> {
     fn fixed(&self, expression: Option<&Expr>) -> bool {
         match expression {
             None => false,
-            Some(Expr::Object { fields, .. }) => fields.iter().all(|(_, key, value)| self.fixed(Some(key)) && self.fixed(Some(value))),
+            Some(Expr::Object { fields, .. }) => {
+                fields.iter().all(|(_, key, value)| self.fixed(Some(key)) && self.fixed(Some(value)))
+            }
             Some(Expr::Array { items, .. } | Expr::Set { items, .. }) => items.iter().all(|item| self.fixed(Some(item))),
             Some(Expr::Number { .. } | Expr::Bool { .. } | Expr::Null { .. }) => true,
             Some(expression) if walk::text(expression).is_some() => true,
@@ -125,11 +123,10 @@ impl Fixed<'_> {
         }
     }
 
+    /// Only what is written out from `data`: an import's alias may be the name of an argument as well.
     fn plain_data(&self, expression: &Expr) -> bool {
-        let Some((root, steps)) = walk::reference(expression) else { return false };
-        let target = if root == "data" { Some(vec!["data".to_owned()]) } else { self.names.imports.get(root).cloned() };
-        let Some(target) = target.filter(|target| target.first().is_some_and(|base| base == "data")) else { return false };
-        let path: Vec<String> = target.into_iter().skip(1).chain(walk::literal_prefix(&steps)).collect();
+        let Some(("data", steps)) = walk::reference(expression) else { return false };
+        let path = walk::literal_prefix(&steps);
         !path.is_empty() && self.program.is_plain_data(&path)
     }
 }
@@ -145,9 +142,7 @@ fn integer(expression: &Expr) -> Option<i64> {
 /// A small literal, or what `count` says of something that already is in memory, give or take a small literal.
 fn bounded(expression: Option<&Expr>) -> bool {
     match expression {
-        Some(Expr::Call { fcn, .. }) => {
-            walk::reference(fcn).is_some_and(|(root, steps)| root == "count" && steps.is_empty())
-        }
+        Some(Expr::Call { fcn, .. }) => walk::reference(fcn).is_some_and(|(root, steps)| root == "count" && steps.is_empty()),
         Some(Expr::ArithExpr { op: ArithOp::Add | ArithOp::Sub, lhs, rhs, .. }) => {
             bounded(Some(lhs)) && integer(rhs).is_some_and(|number| number.unsigned_abs() <= RANGE.unsigned_abs())
         }

@@ -141,10 +141,24 @@ mod tests {
 
     #[test]
     fn texts_that_abort_the_process_are_stopped_before_the_parser() {
-        for shape in ["-".repeat(5000), "- ".repeat(5000), "[".repeat(20), "{\"a\":".repeat(20), "abs(".repeat(900), "1+".repeat(5000),
-            "1+\n".repeat(5000), "1\n+".repeat(5000), "{1}|".repeat(3000), "1 in ".repeat(3000), "1\nin ".repeat(3000), "input[".repeat(900),
-            "a.b".repeat(3000), "a[0]".repeat(3000), "(\"#\\\"\" + ".repeat(20), "[ # {\n".repeat(20)]
-        {
+        for shape in [
+            "-".repeat(5000),
+            "- ".repeat(5000),
+            "[".repeat(20),
+            "{\"a\":".repeat(20),
+            "abs(".repeat(900),
+            "1+".repeat(5000),
+            "1+\n".repeat(5000),
+            "1\n+".repeat(5000),
+            "{1}|".repeat(3000),
+            "1 in ".repeat(3000),
+            "1\nin ".repeat(3000),
+            "input[".repeat(900),
+            "a.b".repeat(3000),
+            "a[0]".repeat(3000),
+            "(\"#\\\"\" + ".repeat(20),
+            "[ # {\n".repeat(20),
+        ] {
             assert!(check(&format!("package a\nr := x if {{ x := {shape}")).is_err(), "{}", &shape[..20]);
         }
     }

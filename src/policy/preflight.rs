@@ -53,10 +53,8 @@ pub(super) fn check(bundles: &[Bundle], entries: &[Entry]) -> Result<Checked, Ve
     findings.extend(recursion(&program));
     let data = merged(bundles, &mut findings);
     findings.extend(conflicts(&program, &data));
-    let rules: Vec<(String, usize)> = entries
-        .iter()
-        .filter_map(|entry| resolve(entry, &program).map_err(|finding| findings.push(finding)).ok())
-        .collect();
+    let rules: Vec<(String, usize)> =
+        entries.iter().filter_map(|entry| resolve(entry, &program).map_err(|finding| findings.push(finding)).ok()).collect();
     if !findings.is_empty() {
         return Err(findings);
     }
@@ -155,9 +153,7 @@ fn conflicts(program: &Program, data: &Map<String, Value>) -> Vec<Finding> {
         Some(())
     };
     let clashing = program.nodes.iter().filter(|node| clash(&node.path).is_some());
-    clashing
-        .map(|node| node.place.finding("a rule and data stand at the same path".to_owned(), "rename one of the two"))
-        .collect()
+    clashing.map(|node| node.place.finding("a rule and data stand at the same path".to_owned(), "rename one of the two")).collect()
 }
 
 fn resolve(entry: &Entry, program: &Program) -> Result<(String, usize), Finding> {
@@ -268,3 +264,6 @@ fn prints(program: &Program) -> Vec<Finding> {
     let calls = program.nodes.iter().filter_map(|node| node.facts.calls.get("print"));
     calls.map(|place| place.finding("what `print` says is thrown away".to_owned(), "remove it from what judges")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,9 +106,8 @@ pub(super) fn package(module: &Module) -> Vec<String> {
 
 /// The literal parts of a reference such as a package's.
 fn full_path(expression: &Expr) -> Vec<String> {
-    walk::reference(expression).map_or_else(Vec::new, |(root, steps)| {
-        std::iter::once(root.to_owned()).chain(walk::literal_prefix(&steps)).collect()
-    })
+    walk::reference(expression)
+        .map_or_else(Vec::new, |(root, steps)| std::iter::once(root.to_owned()).chain(walk::literal_prefix(&steps)).collect())
 }
 
 /// The reference in a rule's head.
@@ -183,16 +182,17 @@ impl Program {
         let rule_name = self.nodes.get(own).map(|node| canonical(&node.path)).unwrap_or_default();
         let mut facts = Facts::default();
         let mut mocks = Vec::new();
+        // Names nobody declares, and whether a bracket, a call or `=` could give them a value. regorus takes the others for
+        // undefined without a word, and a misspelt name in a rule that denies would allow.
+        let mut unknown: BTreeMap<String, (Occurrence, bool)> = BTreeMap::new();
         let own_object_get = self.functions(names, "object", &["get".to_owned()]).next().is_some();
         let frames = walk::rule(rule, own_object_get, &mut |seen| match seen {
-            Use::Reference { root, steps, span, local } => {
-                let meanings = if local { Vec::new() } else { names.meanings(root, &steps) };
-                for meaning in meanings {
-                    match meaning.split_first() {
-                        Some((base, path)) if base == "input" => facts.read(path.to_vec(), Occurrence::at(span, &rule_name)),
-                        Some((_, path)) => facts.edges.extend(self.touched(path)),
-                        None => {}
-                    }
+            Use::Reference { local: true, .. } => {}
+            Use::Reference { root, steps, span, binds, local: false } => {
+                let place = Occurrence::at(span, &rule_name);
+                if !self.refer(&names.meanings(root, &steps), &place, &mut facts) {
+                    let (_, bound) = unknown.entry(root.to_owned()).or_insert((place, false));
+                    *bound |= binds;
                 }
             }
             Use::Call { function, parameters, span } => {
@@ -204,7 +204,31 @@ impl Program {
             }
         });
         facts.frames = frames;
+        for (name, (place, bound)) in unknown {
+            if !bound && !name.starts_with('_') {
+                facts
+                    .findings
+                    .push(place.finding(format!("`{name}` is no rule, no import, and nothing here gives it a value"), ""));
+            }
+        }
         (facts, mocks)
+    }
+
+    /// Notes what a reference reads or leads to; false when it is nothing known.
+    fn refer(&self, meanings: &[Vec<String>], place: &Occurrence, facts: &mut Facts) -> bool {
+        let mut known = meanings.len() > 1;
+        for meaning in meanings {
+            match meaning.split_first() {
+                Some((base, path)) if base == "input" => facts.read(path.to_vec(), place.clone()),
+                Some((_, path)) => {
+                    let touched = self.touched(path);
+                    known |= !touched.is_empty();
+                    facts.edges.extend(touched);
+                }
+                None => {}
+            }
+        }
+        known
     }
 
     /// The rules a call by this name may mean, by their exact path.
@@ -223,7 +247,7 @@ impl Program {
         let found: Vec<usize> = self.functions(names, root, &literal).collect();
         let name = full_path(function).join(".");
         if found.is_empty() {
-            facts.findings.extend(hazard::of_call(&name, parameters, place, names, self));
+            facts.findings.extend(hazard::of_call(&name, parameters, place, self));
             facts.calls.entry(name).or_insert_with(|| place.clone());
             return;
         }
@@ -231,10 +255,9 @@ impl Program {
             let arity = self.nodes.get(index).and_then(|node| node.arity);
             match arity {
                 Some(arity) if arity == parameters.len() || arity.saturating_add(1) == parameters.len() => {}
-                Some(arity) => facts.findings.push(place.finding(
-                    format!("`{name}` takes {arity} arguments and is given {}", parameters.len()),
-                    "",
-                )),
+                Some(arity) => facts
+                    .findings
+                    .push(place.finding(format!("`{name}` takes {arity} arguments and is given {}", parameters.len()), "")),
                 None => facts.findings.push(place.finding(format!("`{name}` is a rule, not a function"), "")),
             }
             facts.edges.insert(index);

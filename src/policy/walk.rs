@@ -13,10 +13,26 @@ use regorus::unstable::{AssignOp, Expr, Literal, LiteralStmt, Query, Ref, Rule, 
 /// One thing a rule does.
 pub(super) enum Use<'a> {
     /// A name with literal parts after it, up to the first that is not literal.
-    Reference { root: &'a str, steps: Vec<String>, span: &'a Span, local: bool },
-    Call { function: &'a Expr, parameters: &'a [Ref<Expr>], span: &'a Span },
+    ///
+    /// `local`: the name is declared here. `binds`: it stands where a name nobody declared would be given a value.
+    Reference {
+        root: &'a str,
+        steps: Vec<String>,
+        span: &'a Span,
+        local: bool,
+        binds: bool,
+    },
+    Call {
+        function: &'a Expr,
+        parameters: &'a [Ref<Expr>],
+        span: &'a Span,
+    },
     /// `with target as by`
-    Replaced { target: &'a Expr, by: &'a Expr, span: &'a Span },
+    Replaced {
+        target: &'a Expr,
+        by: &'a Expr,
+        span: &'a Span,
+    },
 }
 
 /// One part of a reference after its root.
@@ -73,7 +89,7 @@ pub(super) fn text(expression: &Expr) -> Option<String> {
 ///
 /// With `own_object_get` the bundle has a function of that name, which may do with its argument what it likes.
 pub(super) fn rule<'a>(rule: &'a Rule, own_object_get: bool, see: &mut dyn FnMut(Use<'a>)) -> usize {
-    let mut walker = Walker { see, own_object_get, scopes: Vec::new(), depth: 2, deepest: 2 };
+    let mut walker = Walker { see, own_object_get, scopes: Vec::new(), binding: 0, depth: 2, deepest: 2 };
     match rule {
         Rule::Default { refr, args, value, .. } => {
             walker.scopes.push(args.iter().flat_map(|argument| names_in(argument)).collect());
@@ -89,6 +105,8 @@ struct Walker<'a, 'f> {
     see: &'f mut dyn FnMut(Use<'a>),
     own_object_get: bool,
     scopes: Vec<BTreeSet<String>>,
+    /// Brackets, calls and unifications around this place.
+    binding: usize,
     depth: usize,
     deepest: usize,
 }
@@ -203,6 +221,12 @@ impl<'a> Walker<'a, '_> {
         }
     }
 
+    fn binding(&mut self, expressions: impl IntoIterator<Item = &'a Ref<Expr>>) {
+        self.binding = self.binding.saturating_add(1);
+        self.expressions(expressions);
+        self.binding = self.binding.saturating_sub(1);
+    }
+
     fn expression(&mut self, expression: &'a Expr) {
         self.depth = self.depth.saturating_add(1);
         self.deepest = self.deepest.max(self.depth);
@@ -216,10 +240,10 @@ impl<'a> Walker<'a, '_> {
             Expr::Call { span, fcn, params, .. } => self.call(span, fcn, params),
             Expr::UnaryExpr { expr, .. } => self.expression(expr),
             Expr::AssignExpr { op: AssignOp::ColEq, lhs, rhs, .. } => self.assignment(lhs, rhs),
-            Expr::BinExpr { lhs, rhs, .. }
-            | Expr::BoolExpr { lhs, rhs, .. }
-            | Expr::ArithExpr { lhs, rhs, .. }
-            | Expr::AssignExpr { lhs, rhs, .. } => self.expressions([lhs, rhs]),
+            Expr::AssignExpr { op: AssignOp::Eq, lhs, rhs, .. } => self.binding([lhs, rhs]),
+            Expr::BinExpr { lhs, rhs, .. } | Expr::BoolExpr { lhs, rhs, .. } | Expr::ArithExpr { lhs, rhs, .. } => {
+                self.expressions([lhs, rhs]);
+            }
             Expr::Membership { key, value, collection, .. } => self.expressions(key.iter().chain([value, collection])),
         }
         self.depth = self.depth.saturating_sub(1);
@@ -257,17 +281,17 @@ impl<'a> Walker<'a, '_> {
         match reference(expression) {
             Some((root, steps)) => {
                 let local = self.is_local(root) && !matches!(root, "input" | "data");
-                (self.see)(Use::Reference { root, steps: literal_prefix(&steps), span: expression.span(), local });
-                for step in steps {
-                    if let Step::Dynamic(index) = step {
-                        self.expression(index);
-                    }
-                }
+                let (steps, binds) = (literal_prefix(&steps), self.binding > 0);
+                (self.see)(Use::Reference { root, steps, span: expression.span(), local, binds });
+                self.brackets(expression);
             }
             // The root is a call, an array, a comprehension: what it reads counts, whatever is picked from it.
             None => match expression {
                 Expr::RefDot { refr, .. } => self.expression(refr),
-                Expr::RefBrack { refr, index, .. } => self.expressions([refr, index]),
+                Expr::RefBrack { refr, index, .. } => {
+                    self.expression(refr);
+                    self.binding([index]);
+                }
                 _ => {}
             },
         }
@@ -275,29 +299,29 @@ impl<'a> Walker<'a, '_> {
 
     fn brackets(&mut self, refr: &'a Expr) {
         if let Some((_, steps)) = reference(refr) {
+            self.binding = self.binding.saturating_add(1);
             for step in steps {
                 if let Step::Dynamic(index) = step {
                     self.expression(index);
                 }
             }
+            self.binding = self.binding.saturating_sub(1);
         }
     }
 
     fn call(&mut self, span: &'a Span, function: &'a Expr, parameters: &'a [Ref<Expr>]) {
         (self.see)(Use::Call { function, parameters, span });
+        // Of the bare input only: `object.get(input.a, "b", d)` also tells whether there is an `input.a`.
         if let [object, key, rest @ ..] = parameters
             && !self.own_object_get
             && is_object_get(function)
-            && let Some((root, steps)) = reference(object)
-            && steps.iter().all(|step| matches!(step, Step::Literal(_)))
+            && matches!(object.as_ref(), Expr::Var { .. })
+            && object.span().text() == "input"
         {
-            let local = self.is_local(root) && !matches!(root, "input" | "data");
-            let steps = literal_prefix(&steps).into_iter().chain(keys(key)).collect();
-            (self.see)(Use::Reference { root, steps, span: object.span(), local });
-            self.expression(key);
-            self.expressions(rest);
+            (self.see)(Use::Reference { root: "input", steps: keys(key), span: object.span(), local: false, binds: true });
+            self.binding(std::iter::once(key).chain(rest));
         } else {
-            self.expressions(parameters);
+            self.binding(parameters);
         }
     }
 }

@@ -84,9 +84,8 @@ fn unpack(tar: &[u8], bounds: &Bounds) -> Result<Vec<File>, String> {
         }
         let mut content = Vec::new();
         entry.by_ref().take(left.saturating_add(1)).read_to_end(&mut content).map_err(broken)?;
-        left = left
-            .checked_sub(content.len() as u64)
-            .ok_or_else(|| format!("the files hold more than {} together", bounds.bytes))?;
+        left =
+            left.checked_sub(content.len() as u64).ok_or_else(|| format!("the files hold more than {} together", bounds.bytes))?;
         if content.len() as u64 != entry.size() {
             return Err(format!("`{name}` is cut short"));
         }
