@@ -1,6 +1,20 @@
 //! The policy: bundles read, checked before they may judge, and compiled once for each worker.
+//!
+//! In: [`Config`] and the entry points that judge. Out: a [`engine::Policy`] (sources, data, footprints) and from it one
+//! [`engine::Engine`] a worker, or a [`Report`] with every mistake found. What must stay true: nothing that was not read,
+//! checked and compiled as a whole ever judges, and no policy that passed can take the process down with it.
+
+pub mod bundle;
+pub mod engine;
+pub mod footprint;
+mod hazard;
+mod nesting;
+pub mod preflight;
+mod program;
+mod walk;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -47,6 +61,79 @@ pub enum ResultShape {
     Portcullis,
     /// As opa-envoy-plugin reads it; extra keys are ignored.
     Envoy,
+}
+
+/// One rule that judges, and how its answer is read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// A rule as a path: `portcullis/decision`.
+    pub decision: String,
+    pub shape: ResultShape,
+}
+
+impl Entry {
+    /// The entry for a decision path; without a shape, `envoy/…` answers as opa-envoy-plugin does and all else as ours.
+    pub fn new(decision: &str, shape: Option<ResultShape>) -> Self {
+        let usual = if decision.starts_with("envoy/") { ResultShape::Envoy } else { ResultShape::Portcullis };
+        Self { decision: decision.to_owned(), shape: shape.unwrap_or(usual) }
+    }
+}
+
+/// One mistake, or one warning, with its place and the next step.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The file, or the key of the configuration, it is about.
+    pub file: String,
+    /// One-based; 0 when the finding is about the file as a whole.
+    pub line: u32,
+    pub column: u32,
+    pub message: String,
+    /// What to do about it; empty when the message says it all.
+    pub hint: String,
+}
+
+impl Finding {
+    /// A finding about a file as a whole.
+    pub(crate) fn whole(file: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: 0, column: 0, message: message.into(), hint: hint.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.message)?,
+            line => write!(f, "{}:{line}:{}: {}", self.file, self.column, self.message)?,
+        }
+        if self.hint.is_empty() { Ok(()) } else { write!(f, "\n    hint: {}", self.hint) }
+    }
+}
+
+/// Every mistake of a set of bundles at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+pub struct Report {
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// A report in reading order, each finding once.
+    pub(crate) fn sorted(mut findings: Vec<Finding>) -> Self {
+        findings.sort();
+        findings.dedup();
+        Self { findings }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, finding) in self.findings.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            finding.fmt(f)?;
+        }
+        Ok(())
+    }
 }
 
 /// A scope a policy may ask a kill for.

@@ -1,0 +1,178 @@
+//! Evaluation: values, the four ways to have none, and the shipped policy.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::*;
+use crate::policy::{BundleSource, Limits};
+use crate::units::Span;
+
+pub(in crate::policy) fn config(path: PathBuf) -> Config {
+    Config {
+        bundles: BTreeMap::from([("b".to_owned(), BundleSource { path })]),
+        decision: "a/r".to_owned(),
+        result: None,
+        may_kill: Vec::new(),
+        limits: Limits { time: Span::millis(200), ..Limits::default() },
+    }
+}
+
+pub(in crate::policy) fn load(files: &[(&str, &str)], decisions: &[&str]) -> Result<Policy, Report> {
+    let home = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(home.path().join(name), content).unwrap();
+    }
+    let entries: Vec<Entry> = decisions.iter().map(|decision| Entry::new(decision, None)).collect();
+    Policy::load(&config(home.path().to_owned()), &entries)
+}
+
+pub(in crate::policy) fn value(json: &serde_json::Value) -> Value {
+    Value::from_json_str(&json.to_string()).unwrap()
+}
+
+fn engine(rego: &str) -> Engine {
+    load(&[("p.rego", rego)], &["a/r"]).unwrap().engine().unwrap()
+}
+
+#[test]
+fn having_no_value_is_never_a_value() {
+    let undefined = engine("package a\n\nr if input.x == 1\n").evaluate(0, value(&json!({"x": 2})));
+    assert_eq!(undefined, Err(EvaluationError::Undefined));
+    let conflict = "package a\n\nr := {\"v\": x} if some x in input.l\n";
+    let secret = engine(conflict).evaluate(0, value(&json!({"l": ["canary", "other"]}))).unwrap_err();
+    assert!(matches!(&secret, EvaluationError::Error(said) if !said.contains("canary") && said.contains("p.rego:3:")), "{secret}");
+    assert!(matches!(engine("package a\n\nr := 1\n").evaluate(7, Value::new_object()), Err(EvaluationError::Error(_))));
+    let strings = engine("package a\n\nr := strings.count(\"abc\", input.x)\n").evaluate(0, value(&json!({"x": ""})));
+    assert!(matches!(strings, Err(EvaluationError::Panic(_))), "{strings:?}");
+}
+
+#[test]
+fn a_failed_evaluation_leaves_nothing_for_the_next_request() {
+    let rego = "package a\n\nr := [x |\n\tx := input.l[_]\n\tcount([1 | input.l[_] == input.n; input.l[_] == input.n; input.l[_] == input.n]) == 0\n\tstrings.count(\"abc\", input.p) < 9\n]\n";
+    let mut used = engine(rego);
+    let long = json!({"l": vec!["old"; 2000], "n": "none", "p": "a"});
+    let start = Instant::now();
+    assert_eq!(used.evaluate(0, value(&long)), Err(EvaluationError::Timeout));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let next = json!({"l": ["new"], "n": "none", "p": "a"});
+    assert_eq!(used.evaluate(0, value(&next)), Ok(value(&json!(["new"]))));
+    let panics = json!({"l": ["older"], "n": "none", "p": ""});
+    assert!(matches!(used.evaluate(0, value(&panics)), Err(EvaluationError::Panic(_))));
+    assert_eq!(used.evaluate(0, value(&next)), Ok(value(&json!(["new"]))));
+}
+
+#[test]
+fn a_timeout_inside_a_function_is_a_timeout_and_turns_no_negation() {
+    let rego =
+        "package a\n\nr if not slow(input.l)\n\nslow(l) if {\n\tsome x in l\n\tsome y in l\n\tsome z in l\n\tx + y + z == 1\n}\n";
+    let answer = engine(rego).evaluate(0, value(&json!({"l": vec![1; 1000]})));
+    assert_eq!(answer, Err(EvaluationError::Timeout));
+}
+
+#[test]
+fn engines_are_independent_and_can_be_sent() {
+    fn sent<T: Send>(_: &T) {}
+    fn shared<T: Send + Sync>(_: &T) {}
+    let policy =
+        load(&[("p.rego", "package a\n\nr := data.t[input.k]\n"), ("data.json", "{\"t\": {\"x\": 1}}")], &["a/r"]).unwrap();
+    shared(&policy);
+    let engines: Vec<Engine> = (0..2).map(|_| policy.engine().unwrap()).collect();
+    sent(&engines);
+    let workers = engines.into_iter().map(|mut engine| {
+        std::thread::spawn(move || (0..200).all(|_| engine.evaluate(0, value(&json!({"k": "x"}))) == Ok(Value::from(1u64))))
+    });
+    assert!(workers.collect::<Vec<_>>().into_iter().all(|worker| worker.join().unwrap()));
+}
+
+#[test]
+fn stock_envoy_policies_and_old_rego_run() {
+    let envoy = "package envoy.authz\n\nimport input.attributes.request.http as http_request\n\ndefault allow := false\n\nallow if {\n\thttp_request.method == \"GET\"\n\tglob.match(\"/people/*\", [\"/\"], http_request.path)\n}\n";
+    let policy = load(&[("p.rego", envoy)], &["envoy/authz/allow"]).unwrap();
+    assert_eq!(policy.entries()[0].shape, crate::policy::ResultShape::Envoy);
+    let asks = |method: &str| value(&json!({"attributes": {"request": {"http": {"method": method, "path": "/people/1"}}}}));
+    let mut engine = policy.engine().unwrap();
+    assert_eq!(engine.evaluate(0, asks("GET")), Ok(Value::from(true)));
+    assert_eq!(engine.evaluate(0, asks("PUT")), Ok(Value::from(false)));
+    assert!(policy.footprint(0).reads(&["attributes", "request", "http", "path"]));
+    assert!(!policy.footprint(0).reads(&["attributes", "source"]));
+    let old = "package a\n\nr { input.x == 1 }\n";
+    assert!(load(&[("p.rego", old)], &["a/r"]).is_err());
+    assert!(load(&[("p.rego", old), (".manifest", "{\"rego_version\": 0}")], &["a/r"]).is_ok());
+}
+
+fn shipped() -> Policy {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("policies/admin-api");
+    let policy = Policy::load(&config(path), &[Entry::new("portcullis/decision", None)]);
+    policy.unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn asks(workload: &str, method: &str, segments: &[&str]) -> serde_json::Value {
+    json!({
+        "peer": {"spiffe_id": format!("spiffe://example.org/{workload}"), "trust_domain": "example.org",
+                 "segments": workload.split('/').collect::<Vec<_>>()},
+        "request": {"method": method, "segments": segments},
+        "resource": {"sensitivity": "low", "effect": if method == "DELETE" { "destroy" } else { "read" }}
+    })
+}
+
+#[test]
+fn the_shipped_policy_says_what_it_promises() {
+    let policy = shipped();
+    assert!(policy.warnings().is_empty());
+    let mut engine = policy.engine().unwrap();
+    let created = json!({"allowed": true, "rewrite": {"body": [{"op": "add", "path": "/role", "value": "viewer"}]}});
+    let rows = [
+        (asks("agents/research", "GET", &["v1", "users"]), json!({"allowed": true})),
+        (asks("agents/research", "GET", &["v1", "users", "7"]), json!({"allowed": true})),
+        (asks("agents/research", "GET", &["v1", "export"]), json!({"allowed": true, "lease": {"max_age": "1h"}})),
+        (asks("agents/research", "POST", &["v1", "users"]), created),
+        (asks("agents/other", "GET", &["v1", "users"]), json!({"allowed": false, "reasons": ["not_granted"]})),
+        (asks("ops/console", "DELETE", &["v1", "users", "7"]), json!({"allowed": true})),
+        (asks("ops/console", "GET", &["v1", "users"]), json!({"allowed": false, "reasons": ["not_granted"]})),
+        (
+            asks("agents/research", "DELETE", &["v1", "users", "7"]),
+            json!({"allowed": false, "reasons": ["destroy_is_for_operators", "not_granted"]}),
+        ),
+        (json!({}), json!({"allowed": false, "reasons": ["not_granted"]})),
+    ];
+    for (input, expected) in rows {
+        assert_eq!(engine.evaluate(0, value(&input)), Ok(value(&expected)), "{input}");
+    }
+    let footprint = policy.footprint(0);
+    assert!(footprint.reads(&["request", "body"]) && !footprint.whole && !footprint.clock);
+    assert!(!footprint.reads(&["request", "headers"]) && !footprint.reads(&["risk"]));
+}
+
+#[test]
+fn the_shipped_policy_passes_its_own_tests() {
+    let home = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("policies/admin-api");
+    let bundle = bundle::read("b", &home, &Bounds::default()).unwrap();
+    let mut engine = bare();
+    for source in &bundle.modules {
+        engine.add_policy(source.file.clone(), source.text.clone()).unwrap();
+    }
+    engine.add_data(value(&serde_json::Value::Object(bundle.data))).unwrap();
+    let text = std::fs::read_to_string(home.join("policy_test.rego")).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("test_")?.split(' ').next()).collect();
+    assert!(names.len() >= 8);
+    for name in names {
+        let answer = engine.eval_rule(format!("data.portcullis_test.test_{name}"));
+        assert_eq!(answer.unwrap(), Value::from(true), "test_{name}");
+    }
+}
+
+#[test]
+#[ignore = "a measurement, for a quiet machine"]
+#[expect(clippy::print_stdout, reason = "the figure is what this test is for")]
+fn what_an_evaluation_of_the_shipped_policy_costs() {
+    let mut engine = shipped().engine().unwrap();
+    let input = value(&asks("agents/research", "GET", &["v1", "users", "7"]));
+    let rounds = 20_000u32;
+    let start = Instant::now();
+    for _ in 0..rounds {
+        engine.evaluate(0, input.clone()).unwrap();
+    }
+    println!("{:?} per evaluation", start.elapsed() / rounds);
+}

@@ -1,0 +1,64 @@
+//! What an entry point can read of its input: more than it will, never less.
+//!
+//! In: the rules of all bundles and one of them to start from. Out: the input paths any rule reachable from it mentions, by
+//! their longest literal prefix, each with a place. What must stay true: the verdict on an input cut down to its footprint is
+//! the verdict on the whole input. Following values through assignments would be sharper (`x := input.request; x.path` counts
+//! as all of `input.request` here) and would be one more place to be wrong in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use super::program::Occurrence;
+use super::program::Program;
+
+/// Builtins whose answer changes without the input changing.
+const CLOCKS: &[&str] = &["time.now_ns", "uuid.rfc4122", "rand.intn", "opa.runtime"];
+
+/// What one entry point depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Input path → one place that reads it. No path lies beneath another.
+    pub paths: BTreeMap<Vec<String>, Occurrence>,
+    /// It may read any part of the input; `paths` then holds the empty path with the place that does.
+    pub whole: bool,
+    /// It asks for the time, or for chance: two equal inputs may get two verdicts.
+    pub clock: bool,
+    /// The builtins it calls, each with one place.
+    pub builtins: BTreeMap<String, Occurrence>,
+}
+
+impl Footprint {
+    pub(super) fn of(program: &Program, entry: usize) -> Self {
+        let mut reached = BTreeSet::from([entry]);
+        let mut waiting = vec![entry];
+        let mut footprint = Self::default();
+        while let Some(node) = waiting.pop().and_then(|index| program.nodes.get(index)) {
+            for (path, place) in &node.facts.reads {
+                footprint.add(path, place);
+            }
+            for (name, place) in &node.facts.calls {
+                footprint.builtins.entry(name.clone()).or_insert_with(|| place.clone());
+            }
+            waiting.extend(node.facts.edges.iter().filter(|edge| reached.insert(**edge)));
+        }
+        footprint.whole = footprint.paths.contains_key(&Vec::new());
+        footprint.clock = CLOCKS.iter().any(|clock| footprint.builtins.contains_key(*clock));
+        footprint
+    }
+
+    /// Keeps the widest of the paths that cover each other.
+    fn add(&mut self, path: &[String], place: &Occurrence) {
+        if (0..=path.len()).any(|length| path.get(..length).is_some_and(|prefix| self.paths.contains_key(prefix))) {
+            return;
+        }
+        self.paths.retain(|there, _| !there.starts_with(path));
+        self.paths.insert(path.to_vec(), place.clone());
+    }
+
+    /// True when a value at this path may matter: it lies on, above or beneath what is read.
+    pub fn reads(&self, path: &[&str]) -> bool {
+        self.paths.keys().any(|read| read.iter().zip(path).all(|(read, asked)| read == asked))
+    }
+}
+
+#[cfg(test)]
+mod tests;
