@@ -71,6 +71,16 @@ pub enum Sensitivity {
     High,
 }
 
+impl Sensitivity {
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
 /// What a request does to a resource.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
@@ -78,4 +88,14 @@ pub enum Effect {
     Read,
     Write,
     Destroy,
+}
+
+impl Effect {
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Destroy => "destroy",
+        }
+    }
 }

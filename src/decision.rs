@@ -86,6 +86,8 @@ words! {
         /// The request's authority is not one that the TLS server name may speak to.
         Misdirected = "misdirected",
         NoRoute = "no_route",
+        /// Nobody was proven, and this listener answers strangers about its health only.
+        NoIdentity = "no_identity",
         /// A limit of connections, streams or exchanges a peer may hold.
         TooMany = "too_many",
         Draining = "draining",
@@ -193,6 +195,7 @@ impl Refusal {
             Self::HeaderTimeout => 408,
             Self::TargetTooLong => 414,
             Self::Expect => 417,
+            Self::NoIdentity => 403,
             Self::Misdirected => 421,
             Self::HeadersTooLarge | Self::HeadersTooMany => 431,
             Self::NoRoute => 404,

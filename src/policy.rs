@@ -22,6 +22,9 @@ use serde::Deserialize;
 
 use crate::units::{Size, Span};
 
+pub use engine::{Engine, EvaluationError, Policy};
+pub use footprint::Footprint;
+
 /// `policy`: which bundles judge, by which rule, within which limits.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

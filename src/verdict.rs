@@ -1,6 +1,6 @@
 //! What a judge returns, as plain words: allow with edits and a lease, or deny, each deny possibly with a kill.
 //!
-//! `judge/verdict.rs` makes one from a policy's answer, `proxy` and `reassess` act on it. Nothing here knows Rego.
+//! `judge/answer.rs` makes one from a policy's answer, `proxy` and `reassess` act on it. Nothing here knows Rego.
 
 use std::time::Duration;
 

@@ -56,6 +56,7 @@ pub struct Flow {
     overdue: Cell<Option<Overdue>>,
     waiting: RefCell<Option<Waker>>,
     client_failed: Cell<bool>,
+    may_say_farewell: Cell<bool>,
 }
 
 impl Flow {
@@ -75,6 +76,7 @@ impl Flow {
             overdue: Cell::new(None),
             waiting: RefCell::new(None),
             client_failed: Cell::new(false),
+            may_say_farewell: Cell::new(false),
         }
     }
 
@@ -122,6 +124,19 @@ impl Flow {
     /// True when nothing must be written any more.
     pub fn is_shut(&self) -> bool {
         self.stage.get() != Stage::Farewell && self.exchange.cut.cause().is_some()
+    }
+
+    /// Whether the response stands where a last word may be said.
+    pub fn set_may_say_farewell(&self, may: bool) {
+        self.may_say_farewell.set(may);
+    }
+
+    /// Asks for a last word of a response that was cut; false when there is none to say, and the cut is a hard one.
+    pub fn begin_farewell(&self) -> bool {
+        if self.may_say_farewell.replace(false) {
+            self.stage.set(Stage::Farewell);
+        }
+        self.stage.get() == Stage::Farewell
     }
 
     /// Drops the client's body. Half of a cut: the other half is dropping what answers.
@@ -264,9 +279,8 @@ impl fmt::Display for FlowError {
 impl std::error::Error for FlowError {
     /// h2 looks along the sources for the code of its RST_STREAM; without one a cut would read as an internal error.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        const CANCEL: &h2::Reason = &h2::Reason::CANCEL;
         match self {
-            Self::Cut(_) => Some(CANCEL_ERROR.get_or_init(|| h2::Error::from(*CANCEL))),
+            Self::Cut(_) => Some(CANCEL_ERROR.get_or_init(|| h2::Error::from(h2::Reason::CANCEL))),
             Self::Client(_) | Self::Upstream(_) | Self::Overdue => None,
         }
     }

@@ -1,0 +1,184 @@
+//! A response on its way down: what the client's connection reads, and the guard that ends the exchange when it is dropped.
+//!
+//! In: an answer of the gate's own, or the upstream's body with the connection it comes from. Out: frames, counted, stopped at once
+//! by a cut. What must stay true: a broken upstream body never ends cleanly, and a connection whose response was not read to the
+//! end, or whose request is still being sent, never goes back into the pool.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::flow::{FlowError, Overdue, Stage, Upload};
+use super::open::Open;
+use crate::decision::Ending;
+use crate::metrics;
+use crate::upstream::Lease;
+
+/// The last event of a server-sent event stream that was cut, where the configuration wants one.
+const LAST_EVENT: &[u8] = b"event: portcullis\ndata: {\"code\":\"cut\"}\n\n";
+
+/// A response body.
+#[derive(Debug)]
+pub enum Reply {
+    /// The gate's own words.
+    Own { bytes: Option<Bytes>, open: Option<Rc<Open>> },
+    Download(Box<Download>),
+}
+
+/// The upstream's body.
+#[derive(Debug)]
+pub struct Download {
+    open: Rc<Open>,
+    body: Incoming,
+    lease: Option<Lease<Upload>>,
+    /// A last event may be said: it is a stream of events, wanted by the configuration, and between two of them.
+    events: Option<EventBoundary>,
+    over: bool,
+}
+
+/// Whether a stream of events stands between two events. A blank line ends one (HTML Living Standard, section 9.2.5).
+#[derive(Debug)]
+struct EventBoundary {
+    tail: [u8; 2],
+}
+
+impl EventBoundary {
+    fn see(&mut self, bytes: &[u8]) {
+        match bytes {
+            [.., before, last] => self.tail = [*before, *last],
+            [last] => self.tail = [self.tail[1], *last],
+            [] => {}
+        }
+    }
+
+    fn between_events(&self) -> bool {
+        self.tail == *b"\n\n"
+    }
+}
+
+impl Download {
+    pub fn new(open: Rc<Open>, body: Incoming, lease: Lease<Upload>, last_event: bool) -> Self {
+        // Before the first event is between events as well.
+        let events = last_event.then_some(EventBoundary { tail: *b"\n\n" });
+        let mut download = Self { open, body, lease: Some(lease), events, over: false };
+        download.note_boundary();
+        download
+    }
+
+    fn note_boundary(&mut self) {
+        let between = self.events.as_ref().is_some_and(EventBoundary::between_events);
+        self.open.flow.set_may_say_farewell(between);
+    }
+
+    fn complete(&mut self) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.open.ended(Ending::Complete);
+            if let Some(lease) = self.lease.take().filter(|_| !self.open.flow.uploading()) {
+                self.open.worker.pool.give_back(lease);
+            }
+        }
+    }
+
+    fn fail(&mut self, ending: Ending, error: FlowError) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        self.over = true;
+        self.lease.take();
+        self.open.ended(ending);
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn count_upstream_error(&self, kind: metrics::UpstreamError) {
+        self.open.count_upstream_error(kind);
+    }
+
+    fn last_words(&mut self) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        self.over = true;
+        self.lease.take();
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(LAST_EVENT)))))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        if let Some(cause) = self.open.exchange().cut.cause() {
+            let farewell = self.open.flow.stage() == Stage::Farewell && self.events.is_some();
+            return if farewell { self.last_words() } else { self.fail(Ending::Cut, FlowError::Cut(cause)) };
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(bytes) = frame.data_ref() {
+                    self.open.flow.count_out(bytes.len());
+                    if let Some(events) = &mut self.events {
+                        events.see(bytes);
+                        self.note_boundary();
+                    }
+                }
+                // A chunk that broke the lease does not pass: the bound is what may pass, not what may pass before we look.
+                match self.open.exchange().cut.cause() {
+                    Some(cause) => self.fail(Ending::Cut, FlowError::Cut(cause)),
+                    None => Poll::Ready(Some(Ok(frame))),
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.count_upstream_error(metrics::UpstreamError::Reset);
+                self.fail(Ending::UpstreamReset, FlowError::Upstream(error))
+            }
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match self.open.flow.poll_overdue(cx) {
+                Poll::Ready(Overdue::Idle | Overdue::Response) => {
+                    self.count_upstream_error(metrics::UpstreamError::Idle);
+                    self.fail(Ending::IdleTimeout, FlowError::Overdue)
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // hyper stops asking once it has as many bytes as the response declared.
+        if !self.over && self.body.is_end_stream() && self.open.exchange().cut.cause().is_none() {
+            self.complete();
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = FlowError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        match &mut *self {
+            Self::Own { bytes, open } => match bytes.take().filter(|bytes| !bytes.is_empty()) {
+                Some(bytes) => {
+                    if let Some(open) = open {
+                        open.flow.count_out(bytes.len());
+                    }
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                }
+                None => Poll::Ready(None),
+            },
+            Self::Download(download) if download.over => Poll::Ready(None),
+            Self::Download(download) => download.poll_body(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Download(download) => download.over || download.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Download(download) => download.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One open exchange: registered first, told to the record last, and everything in between that must end with it.
+//!
+//! In: a connection and a request. Out: the guard its response holds; dropping the last of it writes the record, gives back what was
+//! held, and tells a waiting kill that the exchange is over. What must stay true: registered before anything is judged, and exactly
+//! one decision line, and one closing line where that was written early.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+
+use super::downstream::Downstream;
+use super::flow::Flow;
+use super::normalise::Request;
+use super::record;
+use super::settings::Settings;
+use super::worker::{Worker, since_epoch};
+use crate::audit::{Outcome, Permit, Why};
+use crate::decision::{Ending, Enforcement};
+use crate::exchange::{Exchange, ExchangeId, Kind, Registered};
+use crate::judge::Judgement;
+use crate::judge::body::Parsed;
+use crate::metrics;
+use crate::session::{Past, View};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Open {
+    pub worker: Rc<Worker>,
+    pub downstream: Rc<Downstream>,
+    pub flow: Rc<Flow>,
+    pub id: String,
+    pub began: Instant,
+    /// Since the Unix epoch.
+    pub began_at: Duration,
+    registered: Registered,
+    place: Cell<usize>,
+    _gauge: Option<metrics::Open>,
+    permit: RefCell<Option<Permit>>,
+    story: RefCell<Story>,
+    kept: RefCell<Option<Kept>>,
+    in_session: Cell<bool>,
+    judged: Cell<Instant>,
+    told: Cell<bool>,
+}
+
+/// What the record will say.
+#[derive(Debug, Default)]
+pub(super) struct Story {
+    pub(super) settings: Option<Rc<Settings>>,
+    pub(super) route: Option<usize>,
+    pub(super) request: Option<Rc<Request>>,
+    /// What a request asked for that was refused before it had one form.
+    pub(super) asked: Option<(String, String)>,
+    pub(super) rewritten: bool,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) why: Option<Why>,
+    pub(super) enforcement: Option<Enforcement>,
+    pub(super) judgement: Option<Judgement>,
+    pub(super) record_input: Option<regorus::Value>,
+    pub(super) edits: Vec<String>,
+    pub(super) fault: Option<String>,
+    pub(super) decided_at: Option<SystemTime>,
+    pub(super) status: Option<u16>,
+    pub(super) ending: Option<Ending>,
+}
+
+/// What an admitted exchange is judged by again.
+#[derive(Debug)]
+pub struct Kept {
+    pub request: Rc<Request>,
+    pub rewritten: bool,
+    pub body: KeptBody,
+    pub session: View,
+}
+
+/// The body of an admitted request.
+#[derive(Debug)]
+pub enum KeptBody {
+    /// No policy read it.
+    Unread,
+    Whole { bytes: Bytes, parsed: Parsed, retained: u64 },
+    /// A policy read it, and there was no room to keep it.
+    Gone,
+}
+
+impl Open {
+    /// Registers a request that has just come in.
+    pub fn new(worker: Rc<Worker>, downstream: Rc<Downstream>, body: Incoming) -> Rc<Self> {
+        let id = ExchangeId(uuid::Uuid::new_v4());
+        let exchange = Arc::new(Exchange::new(id, Kind::Exchange(downstream.protocol), Arc::clone(&downstream.caller)));
+        let registered = worker.services.registry.register(worker.index, Arc::clone(&exchange));
+        let flow = Rc::new(Flow::new(exchange, Arc::clone(&worker.services.door), body, Rc::clone(&worker.clock)));
+        let gauge = worker.settings().listener(downstream.listener).map(|listener| listener.metrics.exchange(downstream.protocol));
+        let now = Instant::now();
+        let open = Rc::new(Self {
+            flow,
+            id: id.to_string(),
+            began: now,
+            began_at: since_epoch(SystemTime::now()),
+            registered,
+            place: Cell::new(usize::MAX),
+            _gauge: gauge,
+            permit: RefCell::new(None),
+            story: RefCell::default(),
+            kept: RefCell::default(),
+            in_session: Cell::new(false),
+            judged: Cell::new(now),
+            told: Cell::new(false),
+            worker,
+            downstream,
+        });
+        open.place.set(open.worker.enlist(&open));
+        open
+    }
+
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        self.registered.exchange()
+    }
+
+    pub(super) fn hold(&self, permit: Permit) {
+        self.permit.replace(Some(permit));
+    }
+
+    pub(super) fn story<T>(&self, write: impl FnOnce(&mut Story) -> T) -> T {
+        write(&mut self.story.borrow_mut())
+    }
+
+    /// Notes how it ended; the first to say so is right, later signs are consequences.
+    pub(super) fn ended(&self, ending: Ending) {
+        self.story.borrow_mut().ending.get_or_insert(ending);
+    }
+
+    pub(super) fn joined_session(&self) {
+        self.in_session.set(true);
+    }
+
+    /// Keeps what an admitted exchange is judged by again.
+    pub(super) fn keep(&self, kept: Kept) {
+        self.kept.replace(Some(kept));
+    }
+
+    /// What it was admitted with; `None` before that.
+    pub fn kept<T>(&self, read: impl FnOnce(&Kept) -> T) -> Option<T> {
+        self.kept.borrow().as_ref().map(read)
+    }
+
+    /// When it was last judged.
+    pub fn judged(&self) -> Instant {
+        self.judged.get()
+    }
+
+    pub fn set_judged(&self, at: Instant) {
+        self.judged.set(at);
+    }
+
+    /// Writes the decision line, if it is not written yet, and returns how to wait for it.
+    pub fn tell_decision(&self) -> Option<crate::audit::Ack> {
+        if self.told.get() || self.story.borrow().outcome.is_none() {
+            return None;
+        }
+        let mut permit = self.permit.borrow_mut();
+        let permit = permit.as_mut()?;
+        self.told.set(true);
+        Some(record::decision(self, &self.story.borrow(), permit))
+    }
+
+    /// Writes its last line: the decision line, or the closing line where that one was written early.
+    fn tell_end(&self) {
+        let mut permit = self.permit.borrow_mut();
+        let Some(permit) = permit.as_mut() else { return };
+        let mut story = self.story.borrow_mut();
+        if self.exchange().cut.cause().is_some() && story.status.is_none_or(|_| story.ending != Some(Ending::Denied)) {
+            story.ending = Some(Ending::Cut);
+        } else if std::thread::panicking() {
+            story.ending.get_or_insert(Ending::Panic);
+        } else {
+            story.ending.get_or_insert(Ending::ClientGone);
+        }
+        // Nobody waits for these: an exchange that is over has no byte left that could wait.
+        if self.told.replace(true) {
+            drop(record::closing(self, &story, permit));
+        } else {
+            drop(record::decision(self, &story, permit));
+        }
+    }
+
+    fn leave_session(&self) {
+        let id = &self.downstream.caller.session;
+        let sessions = &self.worker.services.sessions;
+        let story = self.story.borrow();
+        if let (Some(request), Some(outcome)) = (&story.request, story.outcome) {
+            let verdict = match outcome {
+                Outcome::Allow => "allow",
+                Outcome::Deny | Outcome::Refused => "deny",
+                Outcome::ObserveDeny => "observe_deny",
+            };
+            let action = format!("{} {}", request.method, request.path);
+            let past = Past { action, host: request.host.clone(), verdict, at: self.began };
+            sessions.remember(id, past, outcome != Outcome::Allow);
+        }
+        if self.exchange().cut.cause().is_some() {
+            sessions.count_cut(id);
+        }
+        sessions.leave(id, self.worker.clock.get());
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.strike_off(self.place.get());
+        self.tell_end();
+        if self.in_session.get() {
+            self.leave_session();
+        }
+        if let Some(Kept { body: KeptBody::Whole { retained, .. }, .. }) = self.kept.get_mut() {
+            self.worker.release(*retained);
+        }
+        if let (Some(cause), Some((since, _))) = (self.exchange().cut.cause(), self.exchange().cut.order()) {
+            self.worker.services.metrics.cut_seconds.of(cause).observe(since.as_secs_f64());
+        }
+    }
+}

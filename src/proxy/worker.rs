@@ -1,0 +1,155 @@
+//! What one worker works with, and what all of them share.
+//!
+//! Everything a request touches belongs to its worker alone: judge, settings, upstream pool, the list of what is open. What is
+//! shared is written to (record, metrics), counted (sessions), or read by kills (the registry).
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::flow::Upload;
+use super::open::Open;
+use super::settings::Settings;
+use crate::audit::Audit;
+use crate::exchange::Registry;
+use crate::judge::case::Case;
+use crate::judge::{Generation, Judge, Judgement, Seat};
+use crate::kill::Door;
+use crate::metrics::Metrics;
+use crate::session::Sessions;
+use crate::upstream::Pool;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Services {
+    pub registry: Arc<Registry>,
+    pub door: Arc<Door>,
+    pub sessions: Arc<Sessions>,
+    pub audit: Audit,
+    pub metrics: Arc<Metrics>,
+    pub settings: Mutex<Arc<Settings>>,
+    /// Bytes of bodies kept for open exchanges.
+    pub retained: AtomicU64,
+    /// The gate answers: a policy is in force and nobody drains it.
+    pub ready: AtomicBool,
+    /// Where judges of old generations go to be freed; data of 50 MB must not be freed between two requests.
+    pub retired: Mutex<Sender<Judge>>,
+}
+
+impl Services {
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn replace_settings(&self, settings: Settings) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    fn retire(&self, judges: impl IntoIterator<Item = Judge>) {
+        for judge in judges {
+            // Without a reaper (the gate is going down) it is freed here, which costs time and nothing else.
+            let _ = self.retired.lock().unwrap_or_else(PoisonError::into_inner).send(judge);
+        }
+    }
+}
+
+/// See the module.
+pub struct Worker {
+    pub services: Arc<Services>,
+    /// Its shard of the registry.
+    pub index: usize,
+    seat: Arc<Seat>,
+    judge: RefCell<Option<Judge>>,
+    settings: RefCell<Rc<Settings>>,
+    pub pool: Pool<Upload>,
+    /// Moved by the sweep, read by whoever needs no better than its tick.
+    pub clock: Rc<Cell<Instant>>,
+    open: RefCell<slab::Slab<Weak<Open>>>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// No policy is in force, or not yet for this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoJudge;
+
+impl Worker {
+    pub fn new(services: Arc<Services>, index: usize, seat: Arc<Seat>) -> Self {
+        let settings = Rc::new(services.settings().apart());
+        Self {
+            services,
+            index,
+            seat,
+            judge: RefCell::new(None),
+            settings: RefCell::new(settings),
+            pool: Pool::default(),
+            clock: Rc::new(Cell::new(Instant::now())),
+            open: RefCell::new(slab::Slab::new()),
+        }
+    }
+
+    /// The generation in force with the settings it judges by; takes the next judge from the seat where there is one.
+    ///
+    /// # Errors
+    /// When no policy is in force.
+    pub fn generation(&self) -> Result<(Arc<Generation>, Rc<Settings>), NoJudge> {
+        let active = self.services.registry.generation();
+        let mut judge = self.judge.borrow_mut();
+        if judge.as_ref().is_none_or(|judge| judge.generation.number != active) {
+            let (next, passed) = self.seat.take(active);
+            self.services.retire(passed);
+            if let Some(next) = next {
+                self.services.retire(judge.replace(next));
+                // Settings are published before the generation that goes with them, so these are at least as new.
+                self.settings.replace(Rc::new(self.services.settings().apart()));
+            }
+        }
+        let generation = judge.as_ref().map(|judge| Arc::clone(&judge.generation)).ok_or(NoJudge)?;
+        Ok((generation, self.settings()))
+    }
+
+    pub fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Asks this worker's judge. `None` when there is none.
+    pub fn judge(&self, entry: usize, case: &Case<'_>) -> Option<Judgement> {
+        self.judge.borrow_mut().as_mut().map(|judge| judge.judge(entry, case))
+    }
+
+    pub(super) fn enlist(&self, open: &Rc<Open>) -> usize {
+        self.open.borrow_mut().insert(Rc::downgrade(open))
+    }
+
+    pub(super) fn strike_off(&self, key: usize) {
+        self.open.borrow_mut().try_remove(key);
+    }
+
+    /// Everything open on this worker.
+    pub fn open(&self) -> Vec<Rc<Open>> {
+        self.open.borrow().iter().filter_map(|(_, open)| open.upgrade()).collect()
+    }
+
+    /// Takes room for a body that is to be kept; false when there is none.
+    pub(super) fn retain(&self, bytes: u64, most: u64) -> bool {
+        let take = |now: u64| now.checked_add(bytes).filter(|sum| *sum <= most);
+        self.services.retained.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    pub(super) fn release(&self, bytes: u64) {
+        self.services.retained.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Since the Unix epoch; a clock before it reads as the epoch.
+pub fn since_epoch(at: SystemTime) -> Duration {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
