@@ -3,8 +3,9 @@
 //! In: [`Config`] and entry points, then inputs. Out: values, or why there is none. What must stay true: undefined, an error, a
 //! timeout and a panic are four errors and never a value; nothing is shared between workers (shared reference counts made two
 //! threads slower than one); an evaluation that failed in any way leaves its engine to be replaced by a clone of one that never
-//! judged, because regorus keeps the loop variables and `with` values it held when it stopped and would use them on the next
-//! request. No panic hook is set and no message carries values of a request: it is cut before the first quote or bracket.
+//! judged, because regorus clears neither the rules it was in nor what `with` had put in place when it stopped (after a panic
+//! the next request was seen to fail of "recursion"). No panic hook is set and no message carries values of a request: it is
+//! cut before the first quote or bracket.
 //!
 //! Large data: each evaluation copies every map on the way from `data` to a rule it writes. A bundle with many keys beside
 //! its rules loads with a warning; put large data under a name of its own.

@@ -61,6 +61,11 @@ fn a_failed_evaluation_leaves_nothing_for_the_next_request() {
     let panics = json!({"l": ["older"], "n": "none", "p": ""});
     assert!(matches!(used.evaluate(0, value(&panics)), Err(EvaluationError::Panic(_))));
     assert_eq!(used.evaluate(0, value(&next)), Ok(value(&json!(["new"]))));
+    // Nor does the data that `with` had put in place for the request that panicked.
+    let rego = "package a\n\nr := [x, y] if {\n\tx := q with data.d as input.d\n\ty := p with input.z as 1\n}\n\nq := data.d if strings.count(\"abc\", input.p) < 9\n\np := data.d\n";
+    let mut used = load(&[("p.rego", rego), ("data.json", "{\"d\": \"data\"}")], &["a/r"]).unwrap().engine().unwrap();
+    assert!(matches!(used.evaluate(0, value(&json!({"d": "old", "p": ""}))), Err(EvaluationError::Panic(_))));
+    assert_eq!(used.evaluate(0, value(&json!({"d": "new", "p": "a"}))), Ok(value(&json!(["new", "data"]))));
 }
 
 #[test]
