@@ -70,7 +70,7 @@ pub enum Day {
 }
 
 /// `address_lists`: name → networks.
-pub type AddressLists = BTreeMap<String, Vec<ipnet::IpNet>>;
+pub type AddressLists = BTreeMap<String, Vec<IpNet>>;
 
 /// `address_lists`, made ready to be asked: one hash set a prefix length, so the answer costs the same however long a list is.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +93,9 @@ impl Networks {
     /// The names of the lists an address is on.
     pub fn naming(&self, address: IpAddr) -> impl Iterator<Item = &str> {
         let holds = move |lengths: &BTreeMap<u8, HashSet<IpNet>>| {
-            lengths.iter().any(|(length, networks)| IpNet::new(address, *length).is_ok_and(|network| networks.contains(&network.trunc())))
+            lengths
+                .iter()
+                .any(|(length, networks)| IpNet::new(address, *length).is_ok_and(|network| networks.contains(&network.trunc())))
         };
         self.lists.iter().filter(move |(_, lengths)| holds(lengths)).map(|(name, _)| name.as_str())
     }

@@ -1,13 +1,45 @@
 //! Accept → TLS → peer → wire → hyper.
+//!
+//! In: an accepted socket. Out: exchanges handed to `proxy`, and everything that happens before there is one: limits, the handshake,
+//! a peer that may not come in, a head that has two readings. What must stay true: nobody is served who was not proven (except a
+//! load balancer that asks for health), and a connection looks at the cut of what it carries before it moves a byte.
 
+mod http1;
+mod http2;
+mod line;
+
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::pki_types::UnixTime;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::decision::Protocol;
+use crate::exchange::{Caller, Exchange, ExchangeId, Kind, Registered};
+use crate::judge::case::{CertificateFacts, ConnectionFacts};
+use crate::metrics::{HandshakeError, Open};
 use crate::proxy::RouteConfig;
-use crate::tls::MinimumVersion;
+use crate::proxy::downstream::{Downstream, Peer};
+use crate::proxy::edit::identity::IdentityHeaders;
+use crate::proxy::worker::Worker;
+use crate::session;
+use crate::socket::{Gate, Socket};
+use crate::tls::{self, Holder, ListenerRules, MinimumVersion};
 use crate::units::{Size, Span};
+
+pub use line::Lines;
+use line::{Close, Line};
 
 /// One of `listeners`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -113,4 +145,245 @@ impl Default for PerIdentity {
     fn default() -> Self {
         Self { connections: 200, exchanges: 1000 }
     }
+}
+
+/// One listener, as all its connections and all workers see it.
+pub struct Entrance {
+    /// Its place in the settings.
+    pub place: usize,
+    pub name: String,
+    pub rules: ListenerRules,
+    acceptor: TlsAcceptor,
+    holder: Arc<Holder>,
+    limits: Limits,
+    house: Arc<House>,
+}
+
+/// What all listeners together may hold.
+pub struct House {
+    handshakes: Semaphore,
+    connections: AtomicUsize,
+    most: usize,
+    by_identity: Mutex<HashMap<String, usize>>,
+    most_by_identity: usize,
+    /// When killed identities knocked lately.
+    killed: Mutex<Vec<Instant>>,
+}
+
+/// Killed identities that get their handshake and a 403 in a second; more are dropped.
+const KILLED_A_SECOND: usize = 10;
+/// How long a reply to somebody we are done with may take.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+
+impl House {
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            handshakes: Semaphore::new(limits.handshakes),
+            connections: AtomicUsize::new(0),
+            most: limits.connections,
+            by_identity: Mutex::default(),
+            most_by_identity: limits.per_identity.connections,
+            killed: Mutex::default(),
+        }
+    }
+
+    /// Room for one more connection, or none. Asked before the connection costs anything.
+    pub fn admit(self: &Arc<Self>) -> Option<Room> {
+        let take = |open: usize| (open < self.most).then_some(open + 1);
+        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        Some(Room { house: Arc::clone(self), identity: None })
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    fn knocks_too_often(&self, now: Instant) -> bool {
+        let mut killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        killed.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
+        killed.push(now);
+        killed.len() > KILLED_A_SECOND
+    }
+}
+
+/// The room one connection takes, given back when it is dropped.
+pub struct Room {
+    house: Arc<House>,
+    identity: Option<String>,
+}
+
+impl Room {
+    /// Counts the connection to an identity; false when that one holds its limit.
+    fn identify(&mut self, identity: &str) -> bool {
+        let mut by_identity = self.house.by_identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = by_identity.entry(identity.to_owned()).or_default();
+        if *held >= self.house.most_by_identity {
+            return false;
+        }
+        *held += 1;
+        self.identity = Some(identity.to_owned());
+        true
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.house.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(identity) = self.identity.take() else { return };
+        let mut by_identity = self.house.by_identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = by_identity.get_mut(&identity) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                by_identity.remove(&identity);
+            }
+        }
+    }
+}
+
+/// An accepted connection on its way to a worker.
+pub struct Accepted {
+    pub stream: std::net::TcpStream,
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+    pub entrance: Arc<Entrance>,
+    pub room: Room,
+}
+
+impl Entrance {
+    /// # Errors
+    /// When rustls refuses the combination of versions and suites, which is a fault of ours.
+    pub fn new(
+        place: usize,
+        name: &str,
+        rules: ListenerRules,
+        holder: Arc<Holder>,
+        limits: &Limits,
+        house: Arc<House>,
+    ) -> Result<Self, rustls::Error> {
+        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&holder), rules.clone())?));
+        Ok(Self { place, name: name.to_owned(), rules, acceptor, holder, limits: limits.clone(), house })
+    }
+
+    /// Room for one more connection.
+    pub fn admit(&self) -> Option<Room> {
+        self.house.admit()
+    }
+}
+
+/// Carries one connection from its handshake to its end.
+pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
+    let Accepted { stream, remote, local, entrance, mut room } = accepted;
+    let metrics = Arc::clone(&worker.services.metrics);
+    let line = Rc::new(Line::new(Arc::clone(&entrance.holder), entrance.rules.clone()));
+    let refuse = |error: HandshakeError| metrics.handshake_errors.of(error).inc();
+    let Ok(stream) = TcpStream::from_std(stream) else { return refuse(HandshakeError::Other) };
+    let gate = Gate::new({
+        let line = Rc::clone(&line);
+        move || line.is_shut()
+    });
+    let socket = Socket::new(stream, gate);
+    let tls = match handshake(&worker, &entrance, socket).await {
+        Ok(tls) => tls,
+        Err(error) => return refuse(HandshakeError::of_code(tls::reason(&error))),
+    };
+    let proven = match tls::peer(tls.get_ref().1) {
+        Ok(proven) => proven,
+        Err(error) => return refuse(HandshakeError::of_code(error.code())),
+    };
+    if let Some(peer) = &proven
+        && !room.identify(&peer.spiffe_id.to_string())
+    {
+        return refuse(HandshakeError::PerIdentity);
+    }
+    let Some(downstream) = downstream(&worker, &entrance, &tls, proven.as_ref(), (remote, local)) else {
+        return refuse(HandshakeError::Other);
+    };
+    let registered = register(&worker, &downstream);
+    if worker.services.registry.standing().matching(registered.exchange(), Instant::now()).is_some() {
+        if entrance.house.knocks_too_often(Instant::now()) {
+            return refuse(HandshakeError::Killed);
+        }
+        line.close(Close::AfterOne);
+    }
+    let listener = worker.settings().listener(entrance.place).map(|listener| listener.metrics.clone());
+    let _open: Option<Open> = listener.map(|listener| {
+        listener.handshakes.inc();
+        listener.connection()
+    });
+    line.identify(proven, Rc::clone(&downstream), registered);
+    let _listed = lines.enlist(&line);
+    match downstream.protocol {
+        Protocol::Http1 => http1::carry(worker, entrance, downstream, line, tls).await,
+        Protocol::Http2 => http2::carry(worker, entrance, downstream, line, tls).await,
+    }
+}
+
+async fn handshake(worker: &Worker, entrance: &Entrance, socket: Socket) -> std::io::Result<TlsStream<Socket>> {
+    let within = async {
+        let _turn = entrance.house.handshakes.acquire().await;
+        let _open = Open::new(&worker.services.metrics.handshakes_open);
+        entrance.acceptor.accept(socket).await
+    };
+    let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+    tokio::time::timeout(entrance.limits.header_timeout.0, within).await.map_err(|_| late())?
+}
+
+fn register(worker: &Worker, downstream: &Downstream) -> Registered {
+    let id = ExchangeId(uuid::Uuid::new_v4());
+    let connection = Exchange::new(id, Kind::Connection, Arc::clone(&downstream.caller));
+    worker.services.registry.register(worker.index, Arc::new(connection))
+}
+
+/// What a connection proves, in the words its exchanges need. `None` when an identity cannot be written down, which no verified one
+/// can be.
+fn downstream(
+    worker: &Worker,
+    entrance: &Entrance,
+    tls: &TlsStream<Socket>,
+    proven: Option<&tls::Peer>,
+    (remote, local): (SocketAddr, SocketAddr),
+) -> Option<Rc<Downstream>> {
+    let connection = tls.get_ref().1;
+    let protocol = if connection.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
+    let server_name = connection.server_name().map(str::to_ascii_lowercase);
+    let address = remote.ip().to_canonical();
+    let ours = entrance.holder.current();
+    let peer = match proven {
+        None => None,
+        Some(proven) => {
+            let certificate = CertificateFacts {
+                serial: &proven.serial,
+                sha256: &proven.sha256,
+                not_after: proven.not_after,
+                lifetime_seconds: proven.lifetime_seconds,
+            };
+            let our_id = ours.spiffe_id().to_string();
+            let settings = worker.settings();
+            let facts = ConnectionFacts::new(
+                &proven.spiffe_id,
+                certificate,
+                (remote, local),
+                server_name.as_deref(),
+                &our_id,
+                &settings.networks,
+            );
+            let headers = IdentityHeaders::new(&proven.spiffe_id, ours.spiffe_id(), &proven.sha256, address).ok()?;
+            let name = Arc::from(proven.spiffe_id.to_string());
+            Some(Peer { spiffe_id: proven.spiffe_id.clone(), name, facts, headers, not_after: proven.not_after })
+        }
+    };
+    let name = proven.map(|proven| proven.spiffe_id.to_string()).unwrap_or_default();
+    let caller = Caller {
+        session: session::id(&name, None),
+        trust_domain: proven.map(|proven| proven.spiffe_id.trust_domain_name().to_owned()).unwrap_or_default(),
+        certificate: proven.map(|proven| proven.sha256.clone()).unwrap_or_default(),
+        spiffe_id: name,
+        address,
+    };
+    Some(Rc::new(Downstream { listener: entrance.place, protocol, remote, server_name, caller: Arc::new(caller), peer }))
+}
+
+/// Now, as certificates count it.
+fn unix_now() -> UnixTime {
+    UnixTime::since_unix_epoch(crate::proxy::worker::since_epoch(SystemTime::now()))
 }

@@ -1,13 +1,54 @@
 //! One exchange, top to bottom.
+//!
+//! In: a request on a connection whose peer is proven. Out: the response that goes down, and one line in the record. The walk is
+//! [`pass`]; whatever stops it becomes an answer in `respond`. Two things are true on every way out: nothing was forwarded before
+//! an allow of the active generation, and a cut is seen before anything else.
+//!
+//! ```text
+//! open       registered; kills can find it                       open.rs
+//! normalise  one reading, or refused                             normalise/
+//! admit      route → standing kills → judge → rewrite → look again   admit.rs, question.rs
+//! send       upstream, decision recorded first where asked       upstream
+//! answer     both bodies flow until they end or are cut          flow.rs, download.rs
+//! ```
 
+mod admit;
+pub mod again;
+pub mod download;
+pub mod downstream;
 pub mod edit;
+pub mod flow;
 pub mod normalise;
+pub mod open;
+mod question;
+pub mod record;
+pub mod respond;
 pub mod route;
+pub mod settings;
+pub mod worker;
 
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRAILER, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::decision::{Protocol, Reason, Refusal};
+use crate::exchange::Side;
 use crate::policy::ResultShape;
+use crate::upstream::UpstreamError;
+use admit::Admitted;
+use download::{Download, Reply};
+use flow::{Overdue, Stage};
+use open::Open;
+use respond::Stop;
 
 /// One of a listener's `routes`. The first whose hosts and path prefix match takes the request.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -46,4 +87,152 @@ fn any_host() -> Vec<String> {
 
 fn root() -> String {
     "/".to_owned()
+}
+
+/// Answers one request. Never fails: whatever goes wrong is a denial.
+pub async fn serve(open: Rc<Open>, head: Parts) -> Response<Reply> {
+    let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let mut walk = pin!(pass(&open, head));
+    let stopped = poll_fn(|cx| {
+        if let Poll::Ready(cause) = open.exchange().cut.poll(Side::Downstream, cx) {
+            return Poll::Ready(Err(Stop::Cut(cause)));
+        }
+        // A panic in one request denies that request only.
+        catch_unwind(AssertUnwindSafe(|| walk.as_mut().poll(cx))).unwrap_or(Poll::Ready(Err(Stop::Panic)))
+    });
+    match stopped.await {
+        Ok(response) => response,
+        Err(stop) => respond::stop(&open, grpc, stop),
+    }
+}
+
+/// The walk of a request.
+async fn pass(open: &Rc<Open>, mut head: Parts) -> Result<Response<Reply>, Stop> {
+    // Before we know you: room for the record, one reading, a name that is ours, a proven caller.
+    let settings = open.worker.settings();
+    open.story(|story| story.settings = Some(Rc::clone(&settings)));
+    let room = open.worker.services.audit.reserve(2).await.map_err(|_| Stop::Refused(Refusal::RecordFull))?;
+    open.hold(room);
+    let listener = settings.listener(open.downstream.listener).ok_or(Stop::denied(Reason::Internal))?;
+    let request = match normalise::normalise(&mut head, &listener.reading) {
+        Ok(request) => request,
+        Err(refusal) => return Err(unreadable(open, &head, refusal)),
+    };
+    open.story(|story| story.asked = Some((request.method.to_string(), request.path.clone())));
+    served_here(open, listener, &request)?;
+    let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
+
+    // After we know you: the session as it stood before, then the judge.
+    let sessions = &open.worker.services.sessions;
+    let recent = open.worker.generation().is_ok_and(|(generation, _)| generation.plans.iter().any(|plan| plan.reads_recent));
+    let (id, limit) = (&open.downstream.caller.session, settings.exchanges_per_identity);
+    let session = sessions.enter(id, &peer.name, open.began, limit, recent).map_err(|_| Refusal::TooMany)?;
+    open.joined_session();
+    let admitted = admit::admit(open, request, &session).await?;
+    recorded(open).await?;
+
+    // After an allow: the upstream, and what comes back.
+    let last_event = listener.sse_last_event;
+    let (answer, lease, added) = send(open, admitted).await?;
+    Ok(answer_with(open, answer, lease, added, last_event))
+}
+
+fn unreadable(open: &Open, head: &Parts, refusal: Refusal) -> Stop {
+    let target = crate::audit::readable_target(head.uri.to_string().as_bytes());
+    open.story(|story| story.asked = Some((head.method.to_string(), target)));
+    Stop::Refused(refusal)
+}
+
+/// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).
+fn served_here(open: &Open, listener: &settings::Listener, request: &normalise::Request) -> Result<(), Stop> {
+    let Some(name) = &open.downstream.server_name else { return Ok(()) };
+    let ours = listener.server_names.is_empty() || listener.server_names.contains(name);
+    if ours && *name == request.host { Ok(()) } else { Err(Stop::Refused(Refusal::Misdirected)) }
+}
+
+/// Waits until the decision is as durable as configured; only then may a byte go up.
+async fn recorded(open: &Open) -> Result<(), Stop> {
+    let durable_first = open.worker.services.audit.durable_before_forwarding();
+    if let Some(ack) = durable_first.then(|| open.tell_decision()).flatten() {
+        ack.recorded().await.map_err(|_| Stop::Refused(Refusal::RecordFull))?;
+    }
+    open.count_passed();
+    Ok(())
+}
+
+type Answer = (Response<hyper::body::Incoming>, crate::upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
+
+async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
+    let Admitted { request, upload, response_headers, settings, upstream } = admitted;
+    let target = settings.upstreams.get(upstream).ok_or(Stop::denied(Reason::Internal))?;
+    let request = upstream_request(request, upload).ok_or(Stop::denied(Reason::Internal))?;
+    let began = Instant::now();
+    let mut sending = pin!(open.worker.pool.send(&target.upstream, open.exchange(), request));
+    let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
+        Poll::Pending => open.flow.poll_overdue(cx).map(|_: Overdue| Err(UpstreamError::ResponseTimeout)),
+        ready => ready,
+    });
+    let (answer, lease) = sent.await.map_err(Stop::Upstream)?;
+    target.metrics.seconds.observe(began.elapsed().as_secs_f64());
+    Ok((answer, lease, response_headers))
+}
+
+/// The request as the upstream's connection writes it: origin-form, one Host, nothing that was not judged.
+fn upstream_request(request: normalise::Request, upload: flow::Upload) -> Option<Request<flow::Upload>> {
+    let mut sent = Request::new(upload);
+    *sent.method_mut() = request.method.clone();
+    *sent.uri_mut() = Uri::try_from(request.target()).ok()?;
+    let host = HeaderValue::from_str(&request.authority()).ok()?;
+    *sent.headers_mut() = request.headers;
+    sent.headers_mut().insert(HOST, host);
+    Some(sent)
+}
+
+fn answer_with(
+    open: &Rc<Open>,
+    answer: Response<hyper::body::Incoming>,
+    lease: crate::upstream::Lease<flow::Upload>,
+    added: Vec<(HeaderName, HeaderValue)>,
+    last_event: bool,
+) -> Response<Reply> {
+    let (mut head, body) = answer.into_parts();
+    if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return respond::stop(open, false, Stop::Upstream(UpstreamError::Switched));
+    }
+    strip_hop_by_hop(&mut head.headers);
+    for (name, value) in added {
+        // A response whose head is full goes down without the addition; the client's verdict was never in it.
+        let _ = head.headers.try_append(name, value);
+    }
+    let events = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    open.story(|story| story.status = Some(head.status.as_u16()));
+    open.flow.set_stage(Stage::Answering);
+    let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, events && last_event))));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    if open.flow.uploading() && open.downstream.protocol == Protocol::Http1 {
+        // The upstream answered before it had the whole body. What is left of it must not be read as the next request.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Takes off what belongs to the upstream's connection (RFC 9110 section 7.6.1).
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .collect();
+    for name in named.iter().filter(|name| **name != http::header::CONTENT_LENGTH) {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, UPGRADE, TRAILER, http::header::TRANSFER_ENCODING, http::header::PROXY_AUTHENTICATE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection"] {
+        headers.remove(name);
+    }
 }

@@ -139,25 +139,11 @@ pub enum UpstreamError {
     Invalid(#[source] hyper::Error),
     #[error("the request body ended in an error: {0}")]
     Body(#[source] hyper::Error),
+    #[error("the upstream switched to a protocol nobody asked for")]
+    Switched,
 }
 
 impl UpstreamError {
-    /// Every label of `portcullis_upstream_errors_total`.
-    pub const KINDS: &'static [&'static str] =
-        &["resolve", "connect", "connect_timeout", "response_timeout", "reset", "invalid", "body", "idle_timeout"];
-
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Resolve(_) => "resolve",
-            Self::Connect(_) => "connect",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::ResponseTimeout => "response_timeout",
-            Self::Reset(_) => "reset",
-            Self::Invalid(_) => "invalid",
-            Self::Body(_) => "body",
-        }
-    }
-
     fn from_hyper(error: hyper::Error) -> Self {
         if error.is_user() || error.is_body_write_aborted() {
             Self::Body(error)
@@ -218,7 +204,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Sends a request, on an idle connection where there is one, and waits for the response head.
+    /// Sends a request, on an idle connection where there is one, and waits for the response head. How long is the caller's
+    /// business: the time counts from the end of the request, which may be a long upload.
     ///
     /// # Errors
     /// Whose fault it was, as the variants say.
@@ -232,14 +219,14 @@ where
         mut request: Request<B>,
     ) -> Result<(Response<Incoming>, Lease<B>), UpstreamError> {
         while let Some(lease) = self.take_idle(&upstream.name).await {
-            match self.send_on(lease, upstream, exchange, request).await {
+            match self.send_on(lease, exchange, request).await {
                 Sent::Answered(answer) => return Ok(answer),
                 Sent::Failed(error) => return Err(error),
                 Sent::Unsent(unsent) => request = unsent,
             }
         }
         let lease = self.connect(upstream).await?;
-        match self.send_on(lease, upstream, exchange, request).await {
+        match self.send_on(lease, exchange, request).await {
             Sent::Answered(answer) => Ok(answer),
             Sent::Failed(error) => Err(error),
             Sent::Unsent(_) => Err(UpstreamError::Connect(io::ErrorKind::ConnectionAborted.into())),
@@ -279,15 +266,14 @@ where
         }
     }
 
-    async fn send_on(&self, mut lease: Lease<B>, upstream: &Upstream, exchange: &Arc<Exchange>, request: Request<B>) -> Sent<B> {
+    async fn send_on(&self, mut lease: Lease<B>, exchange: &Arc<Exchange>, request: Request<B>) -> Sent<B> {
         lease.lent.0.borrow_mut().replace(Arc::clone(exchange));
-        match timeout(upstream.response_timeout, lease.sender.try_send_request(request)).await {
-            Ok(Ok(response)) => Sent::Answered((response, lease)),
-            Ok(Err(mut unsent)) => match unsent.take_message() {
+        match lease.sender.try_send_request(request).await {
+            Ok(response) => Sent::Answered((response, lease)),
+            Err(mut unsent) => match unsent.take_message() {
                 Some(request) => Sent::Unsent(request),
                 None => Sent::Failed(UpstreamError::from_hyper(unsent.into_error())),
             },
-            Err(_) => Sent::Failed(UpstreamError::ResponseTimeout),
         }
     }
 
@@ -330,7 +316,9 @@ where
                 let resolved = self.resolved.borrow();
                 let known = resolved.iter().find(|(name, _)| *name == endpoint.host);
                 let port = endpoint.port;
-                known.map(|(_, known)| known.iter().map(|a| SocketAddr::new(a.ip(), port)).collect()).ok_or(UpstreamError::Resolve(error))
+                known
+                    .map(|(_, known)| known.iter().map(|a| SocketAddr::new(a.ip(), port)).collect())
+                    .ok_or(UpstreamError::Resolve(error))
             }
         }
     }

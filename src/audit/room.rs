@@ -162,6 +162,11 @@ impl Audit {
         }
     }
 
+    /// True when a decision must be recorded before the first byte goes up.
+    pub fn durable_before_forwarding(&self) -> bool {
+        self.shared.durability != Durability::Queued
+    }
+
     /// Records a call of the control API; never waits.
     pub fn control(&self, call: &ControlCall<'_>) {
         let Ok(room) = self.shared.control_room.try_acquire() else {

@@ -94,27 +94,45 @@ label_words! {
 label_words! {
     /// Why a TLS handshake failed.
     HandshakeError {
-        Timeout = "timeout",
-        /// As many handshakes as the limits allow were under way.
+        // Limits, told by the listener.
         TooMany = "too_many",
-        /// As many connections as the limits allow were open.
         Connections = "connections",
-        /// Not TLS, or no version, suite or protocol in common.
-        Protocol = "protocol",
-        /// The connection ended before the handshake did.
-        Closed = "closed",
-        NoCertificate = "no_certificate",
-        /// No path to a root of its trust domain, or a bad signature.
-        Untrusted = "untrusted",
-        Expired = "expired",
-        /// The leaf breaks a rule of X.509-SVIDs.
-        NotAnSvid = "not_an_svid",
-        TrustDomain = "trust_domain",
-        /// The certificate lives longer than the listener accepts.
-        Lifetime = "lifetime",
+        PerIdentity = "per_identity",
         /// A killed identity that came back too often.
         Killed = "killed",
+        Timeout = "timeout",
+        // What the peer's certificate lacks; as `tls` says it.
+        NoCertificate = "no_certificate",
+        NotX509Svid = "not_x509_svid",
+        TrustDomain = "trust_domain",
+        NoBundle = "no_bundle",
+        NotYetValid = "not_yet_valid",
+        Expired = "expired",
+        Lifetime = "lifetime",
+        NameConstraints = "name_constraints",
+        Chain = "chain",
+        Unexpected = "unexpected",
+        /// The peer does not hold the certificate's key.
+        Proof = "proof",
+        // What the connection speaks.
+        NotTls = "not_tls",
+        TlsVersion = "tls_version",
+        Incompatible = "incompatible",
+        Alpn = "alpn",
+        Protocol = "protocol",
+        Alert = "alert",
+        RefusedByPeer = "refused_by_peer",
+        /// Our own certificate has ended.
+        OwnCertificate = "own_certificate",
+        Disconnected = "disconnected",
         Other = "other",
+    }
+}
+
+impl HandshakeError {
+    /// The word of a code; a code nobody knows is `other`.
+    pub fn of_code(code: &str) -> Self {
+        Self::WORDS.iter().copied().find(|word| word.code() == code).unwrap_or(Self::Other)
     }
 }
 

@@ -54,6 +54,12 @@ impl Footprint {
         self.paths.insert(path.to_vec(), place.clone());
     }
 
+    /// The footprint of whoever reads everything.
+    pub fn everything() -> Self {
+        let nobody = Occurrence { file: String::new(), line: 0, column: 0, rule: String::new() };
+        Self { paths: BTreeMap::from([(Vec::new(), nobody)]), whole: true, ..Self::default() }
+    }
+
     /// True when a value at this path may matter: it lies on, above or beneath what is read.
     pub fn reads(&self, path: &[&str]) -> bool {
         self.paths.keys().any(|read| read.iter().zip(path).all(|(read, asked)| read == asked))

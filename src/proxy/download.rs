@@ -25,7 +25,10 @@ const LAST_EVENT: &[u8] = b"event: portcullis\ndata: {\"code\":\"cut\"}\n\n";
 #[derive(Debug)]
 pub enum Reply {
     /// The gate's own words.
-    Own { bytes: Option<Bytes>, open: Option<Rc<Open>> },
+    Own {
+        bytes: Option<Bytes>,
+        open: Option<Rc<Open>>,
+    },
     Download(Box<Download>),
 }
 

@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::decision::Cause;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Side};
 use crate::kill::Door;
 use crate::verdict::Lease;
 
@@ -57,6 +57,7 @@ pub struct Flow {
     waiting: RefCell<Option<Waker>>,
     client_failed: Cell<bool>,
     may_say_farewell: Cell<bool>,
+    task: RefCell<Option<Waker>>,
 }
 
 impl Flow {
@@ -77,6 +78,7 @@ impl Flow {
             waiting: RefCell::new(None),
             client_failed: Cell::new(false),
             may_say_farewell: Cell::new(false),
+            task: RefCell::new(None),
         }
     }
 
@@ -137,6 +139,30 @@ impl Flow {
             self.stage.set(Stage::Farewell);
         }
         self.stage.get() == Stage::Farewell
+    }
+
+    /// Ends a farewell that takes too long; what was cut is then cut hard.
+    pub fn end_farewell(&self) {
+        self.may_say_farewell.set(false);
+        self.stage.set(Stage::Answering);
+        if let Some(waker) = self.task.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready once a cut must end this exchange without another word. Polled by the task that carries its bytes, before anything else.
+    pub fn poll_hard_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.exchange.cut.poll(Side::Downstream, cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.stage.get() == Stage::Answering && !self.begin_farewell() {
+            return Poll::Ready(());
+        }
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
     /// Drops the client's body. Half of a cut: the other half is dropping what answers.

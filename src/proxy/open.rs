@@ -16,10 +16,10 @@ use super::downstream::Downstream;
 use super::flow::Flow;
 use super::normalise::Request;
 use super::record;
-use super::settings::Settings;
+use super::settings::{Listener, Settings, Target};
 use super::worker::{Worker, since_epoch};
 use crate::audit::{Outcome, Permit, Why};
-use crate::decision::{Ending, Enforcement};
+use crate::decision::{Basis, Ending, Enforcement, Phase, Reason};
 use crate::exchange::{Exchange, ExchangeId, Kind, Registered};
 use crate::judge::Judgement;
 use crate::judge::body::Parsed;
@@ -73,6 +73,7 @@ pub(super) struct Story {
 pub struct Kept {
     pub request: Rc<Request>,
     pub rewritten: bool,
+    pub had_body: bool,
     pub body: KeptBody,
     pub session: View,
 }
@@ -82,7 +83,11 @@ pub struct Kept {
 pub enum KeptBody {
     /// No policy read it.
     Unread,
-    Whole { bytes: Bytes, parsed: Parsed, retained: u64 },
+    Whole {
+        bytes: Bytes,
+        parsed: Parsed,
+        retained: u64,
+    },
     /// A policy read it, and there was no room to keep it.
     Gone,
 }
@@ -155,6 +160,48 @@ impl Open {
 
     pub fn set_judged(&self, at: Instant) {
         self.judged.set(at);
+    }
+
+    pub(super) fn count_upstream_error(&self, kind: metrics::UpstreamError) {
+        self.with_target(|target| target.metrics.errors.of(kind).inc());
+    }
+
+    pub(super) fn with_target(&self, count: impl FnOnce(&Target)) {
+        let story = self.story.borrow();
+        let settings = story.settings.as_deref();
+        let route = settings.zip(story.route).and_then(|(settings, place)| settings.route_at(self.downstream.listener, place));
+        if let Some(target) = settings.zip(route).and_then(|(settings, route)| settings.upstreams.get(route.upstream)) {
+            count(target);
+        }
+    }
+
+    pub(super) fn count_denied(&self, reason: Reason) {
+        self.with_listener(|listener, mode| listener.metrics.denied(mode, Basis::Standing, reason));
+    }
+
+    /// Counts a request that went on: allowed, or only observed.
+    pub(super) fn count_passed(&self) {
+        let why = self.story.borrow().why;
+        self.with_listener(|listener, mode| match why {
+            Some(Why::Denied(reason)) => listener.metrics.observed(Basis::Standing, reason),
+            Some(Why::Refused(_)) | None => listener.metrics.allowed(mode, Basis::Standing),
+        });
+    }
+
+    pub(super) fn count_judgement(&self, phase: Phase, judgement: &Judgement) {
+        let metrics = &self.worker.services.metrics;
+        metrics.decision_seconds.of(phase).of(metrics::Engine::Interpreter).observe(judgement.took.as_secs_f64());
+        metrics.ignored_verdict_keys.inc_by(judgement.verdict.ignored_keys as u64);
+        if let Some(reason) = judgement.verdict.reason.filter(|reason| *reason != Reason::Policy) {
+            metrics.decision_errors.of(reason).inc();
+        }
+    }
+
+    fn with_listener(&self, count: impl FnOnce(&Listener, Enforcement)) {
+        let story = self.story.borrow();
+        if let Some(listener) = self.worker.settings().listener(self.downstream.listener) {
+            count(listener, story.enforcement.unwrap_or(Enforcement::Enforce));
+        }
     }
 
     /// Writes the decision line, if it is not written yet, and returns how to wait for it.

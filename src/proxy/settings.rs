@@ -127,7 +127,9 @@ impl Settings {
         let listeners = parts
             .listeners
             .iter()
-            .filter_map(|part| Listener::new(part, parts, &upstreams, metrics, &mut entries).map_err(|wrong| mistakes.extend(wrong)).ok())
+            .filter_map(|part| {
+                Listener::new(part, parts, &upstreams, metrics, &mut entries).map_err(|wrong| mistakes.extend(wrong)).ok()
+            })
             .collect();
         if !mistakes.is_empty() {
             return Err(mistakes);

@@ -1,0 +1,243 @@
+//! One HTTP/1.1 connection: hyper behind the strict wire, one exchange at a time.
+//!
+//! What must stay true: before hyper moves a byte, the cut of the exchange it carries is looked at; a hard cut drops hyper and the
+//! socket goes down with a reset. A head that `wire` refused is answered here, after the answers before it were flushed.
+
+use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::server::TlsStream;
+
+use super::line::{Close, Line};
+use super::{Entrance, LAST_WORDS_WITHIN};
+use crate::audit::{Line as RecordLine, Record, readable_target};
+use crate::decision::{Protocol, Refusal};
+use crate::proxy::download::Reply;
+use crate::proxy::downstream::Downstream;
+use crate::proxy::flow::FlowError;
+use crate::proxy::open::Open;
+use crate::proxy::worker::Worker;
+use crate::proxy::{record, respond, serve};
+use crate::socket::Socket;
+use crate::wire::{self, Monitor, Rejection, Wire};
+
+/// hyper never reads with a smaller buffer.
+const SMALLEST_BUFFER: usize = 8192;
+
+/// How a connection came to its end.
+enum End {
+    /// hyper is done with it, or it was ordered to.
+    Done,
+    /// What it carried was cut.
+    Cut,
+    Rejected(Rejection),
+}
+
+/// Carries the connection to its end.
+pub(super) async fn carry(
+    worker: Rc<Worker>,
+    entrance: Arc<Entrance>,
+    downstream: Rc<Downstream>,
+    line: Rc<Line>,
+    tls: TlsStream<Socket>,
+) {
+    let limits = &entrance.limits;
+    let (wire, monitor) = Wire::http1(tls, wire_limits(limits));
+    line.watch(monitor.clone());
+    let service = service_fn({
+        let (worker, downstream, line, monitor) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), monitor.clone());
+        move |request| answer(&worker, &downstream, &line, &monitor, request)
+    });
+    let mut connection = http1::Builder::new()
+        .half_close(false)
+        .max_buf_size(limits.header_bytes.bytes().max(SMALLEST_BUFFER))
+        .max_headers(limits.headers)
+        .serve_connection(TokioIo::new(wire), service);
+    let mut draining = false;
+    let end = poll_fn(|cx| {
+        match line.poll_order(cx) {
+            Close::Now => return Poll::Ready(End::Done),
+            Close::HeadTimeout => return Poll::Ready(End::Rejected(head_timeout(&monitor))),
+            Close::Gracefully if !draining => {
+                draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            Close::Gracefully | Close::AfterOne | Close::Open => {}
+        }
+        let mut polled = false;
+        loop {
+            let before = line.current();
+            if let Some(flow) = &before
+                && flow.poll_hard_cut(cx).is_ready()
+            {
+                flow.empty();
+                return Poll::Ready(End::Cut);
+            }
+            // A poll of hyper may have opened an exchange; its cut needs this task's waker before we go to sleep.
+            if polled && before.as_ref().map(Rc::as_ptr) == line.current().as_ref().map(Rc::as_ptr) {
+                break;
+            }
+            polled = true;
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Poll::Ready(End::Done);
+            }
+        }
+        monitor.poll_rejected(cx).map(End::Rejected)
+    })
+    .await;
+    if let End::Rejected(rejection) = end {
+        let wire = connection.into_parts().io.into_inner();
+        reject(&worker, &entrance, &downstream, wire, rejection).await;
+    }
+}
+
+pub(super) fn wire_limits(limits: &super::Limits) -> wire::Limits {
+    wire::Limits { header_bytes: limits.header_bytes.bytes(), headers: limits.headers, ..wire::Limits::default() }
+}
+
+/// hyper's call for one request. The exchange is opened here, not in the future this returns, which nobody may have polled when a
+/// kill comes.
+fn answer(
+    worker: &Rc<Worker>,
+    downstream: &Rc<Downstream>,
+    line: &Rc<Line>,
+    monitor: &Monitor,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
+    monitor.exchange_opened();
+    let close = line.order() == Close::AfterOne;
+    let tail = TailGuard(monitor.clone());
+    let ready = health(worker, downstream, &request);
+    let (head, body) = request.into_parts();
+    let open = ready.is_none().then(|| {
+        let open = Open::new(Rc::clone(worker), Rc::clone(downstream), body);
+        line.carry(Rc::clone(&open.flow));
+        open
+    });
+    async move {
+        let mut response = match (open, ready) {
+            (Some(open), _) => serve(open, head).await,
+            (None, ready) => respond::health(ready.unwrap_or(false)),
+        };
+        if close {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response.map(|reply| Tail { reply, _guard: tail }))
+    }
+}
+
+/// Whether a load balancer asks for health here, and the answer. Not an exchange: nothing is forwarded, judged or recorded.
+pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Request<B>) -> Option<bool> {
+    let settings = worker.settings();
+    let path = settings.listener(downstream.listener)?.health.as_deref()?;
+    (request.uri().path() == path && matches!(*request.method(), http::Method::GET | http::Method::HEAD))
+        .then(|| worker.services.ready.load(std::sync::atomic::Ordering::Relaxed))
+}
+
+/// A response body that tells the wire when it is over.
+struct Tail {
+    reply: Reply,
+    _guard: TailGuard,
+}
+
+struct TailGuard(Monitor);
+
+impl Drop for TailGuard {
+    fn drop(&mut self) {
+        self.0.exchange_closed();
+    }
+}
+
+impl Body for Tail {
+    type Data = Bytes;
+    type Error = FlowError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+        Pin::new(&mut self.reply).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reply.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.reply.size_hint()
+    }
+}
+
+fn head_timeout(monitor: &Monitor) -> Rejection {
+    Rejection { refusal: Refusal::HeaderTimeout, bytes_read: monitor.bytes_in(), method: None, target: None }
+}
+
+/// Answers and records a head that hyper never saw.
+async fn reject(
+    worker: &Worker,
+    entrance: &Entrance,
+    downstream: &Downstream,
+    wire: Wire<TlsStream<Socket>>,
+    rejection: Rejection,
+) {
+    let id = uuid::Uuid::new_v4().to_string();
+    record_rejection(worker, entrance, downstream, &id, &rejection, Protocol::Http1).await;
+    let mut tls = wire.into_inner();
+    let answer = respond::rejection(rejection.refusal, &id);
+    let say = async {
+        tls.write_all(&answer).await?;
+        tls.shutdown().await?;
+        // What the peer still sends is read and thrown away for a moment: closing on unread bytes would reset, and the reset
+        // would overtake the answer (RFC 9112 section 9.6).
+        let mut thrown = [0; 4096];
+        let mut left: usize = 256 * 1024;
+        while left > 0 {
+            match tls.read(&mut thrown).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    let within: Duration = LAST_WORDS_WITHIN;
+    // A peer that does not take its refusal has had it all the same; the record says so.
+    let _ = tokio::time::timeout(within, say).await;
+}
+
+/// Records what was refused before hyper saw it.
+pub(super) async fn record_rejection(
+    worker: &Worker,
+    entrance: &Entrance,
+    downstream: &Downstream,
+    id: &str,
+    rejection: &Rejection,
+    protocol: Protocol,
+) {
+    let services = &worker.services;
+    services.metrics.requests_refused.of(rejection.refusal).inc();
+    let Ok(mut room) = services.audit.reserve(1).await else { return };
+    let refused = record::Rejected {
+        refusal: rejection.refusal,
+        protocol,
+        bytes_read: rejection.bytes_read,
+        method: rejection.method.clone(),
+        target: rejection.target.as_deref().map(|target| readable_target(target.as_bytes())),
+    };
+    let peer = downstream.peer.as_ref().map(|peer| &*peer.name);
+    let record = Record {
+        requested_by: Some(downstream.remote),
+        ..Record::new(SystemTime::now(), id, record::rejected(id, &entrance.name, peer, &refused))
+    };
+    drop(room.write(RecordLine::Decision(&record)));
+}

@@ -1,0 +1,148 @@
+//! One HTTP/2 connection: each stream a task of its own that looks at its cut first.
+//!
+//! How a cut reaches a stream: `Service::call` opens the exchange and leaves its flow in the connection's slot; hyper then hands the
+//! stream's future to our executor, which takes the flow and polls `cut, then stream`. A hard cut empties the request body's slot
+//! and drops the stream; only when both are gone does h2 discard what it queued and send RST_STREAM(CANCEL), while siblings flow.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_rustls::server::TlsStream;
+
+use super::Entrance;
+use super::http1::{health, record_rejection, wire_limits};
+use super::line::{Close, Line};
+use crate::decision::Protocol;
+use crate::proxy::download::Reply;
+use crate::proxy::downstream::Downstream;
+use crate::proxy::flow::Flow;
+use crate::proxy::open::Open;
+use crate::proxy::worker::Worker;
+use crate::proxy::{respond, serve};
+use crate::socket::Socket;
+use crate::wire::{Rejection, Wire};
+
+/// What h2 may queue for a stream that its client does not read: as much may still leave after a kill whose worker is busy.
+const SEND_BUFFER: usize = 64 * 1024;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Streams a client may reset before we accepted them (CVE-2023-44487), and streams we reset for its errors (CVE-2025-8671).
+const PENDING_RESETS: usize = 20;
+const LOCAL_RESETS: usize = 128;
+
+/// Carries the connection to its end.
+pub(super) async fn carry(
+    worker: Rc<Worker>,
+    entrance: Arc<Entrance>,
+    downstream: Rc<Downstream>,
+    line: Rc<Line>,
+    tls: TlsStream<Socket>,
+) {
+    let limits = &entrance.limits;
+    let (wire, monitor) = Wire::http2(tls, wire_limits(limits));
+    line.watch(monitor.clone());
+    let handed = Handed::default();
+    let service = service_fn({
+        let (worker, downstream, line, handed) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), handed.clone());
+        move |request| answer(&worker, &downstream, &line, &handed, request)
+    });
+    let connection = http2::Builder::new(Streams { handed })
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_header_list_size(u32::try_from(limits.header_bytes.0).unwrap_or(u32::MAX))
+        .serve_connection(TokioIo::new(wire), service);
+    let mut connection = pin!(connection);
+    let mut draining = false;
+    let rejected: Option<Rejection> = poll_fn(|cx| {
+        match line.poll_order(cx) {
+            Close::Now | Close::HeadTimeout => return Poll::Ready(None),
+            Close::Gracefully if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            Close::Gracefully | Close::AfterOne | Close::Open => {}
+        }
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        monitor.poll_rejected(cx).map(Some)
+    })
+    .await;
+    if let Some(rejection) = rejected {
+        // The connection is dropped as it stands: whoever floods it does not read a GOAWAY.
+        let id = uuid::Uuid::new_v4().to_string();
+        record_rejection(&worker, &entrance, &downstream, &id, &rejection, Protocol::Http2).await;
+    }
+}
+
+fn answer(
+    worker: &Rc<Worker>,
+    downstream: &Rc<Downstream>,
+    line: &Rc<Line>,
+    handed: &Handed,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Reply>, Infallible>> + 'static + use<> {
+    let ready = health(worker, downstream, &request);
+    let (head, body) = request.into_parts();
+    let open = ready.is_none().then(|| Open::new(Rc::clone(worker), Rc::clone(downstream), body));
+    handed.0.replace(open.as_ref().map(|open| Rc::clone(&open.flow)));
+    let last = (line.order() == Close::AfterOne).then(|| Rc::clone(line));
+    async move {
+        let response = match (open, ready) {
+            (Some(open), _) => serve(open, head).await,
+            (None, ready) => respond::health(ready.unwrap_or(false)),
+        };
+        if let Some(line) = last {
+            line.close(Close::Gracefully);
+        }
+        Ok(response)
+    }
+}
+
+/// The flow of the stream whose future comes next.
+#[derive(Clone, Default)]
+struct Handed(Rc<RefCell<Option<Rc<Flow>>>>);
+
+/// Spawns the streams of one connection.
+#[derive(Clone)]
+struct Streams {
+    handed: Handed,
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let Some(flow) = self.handed.0.borrow_mut().take() else {
+            tokio::task::spawn_local(stream);
+            return;
+        };
+        tokio::task::spawn_local(async move {
+            let mut stream: Pin<Box<F>> = Box::pin(stream);
+            poll_fn(|cx| {
+                if flow.poll_hard_cut(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                stream.as_mut().poll(cx)
+            })
+            .await;
+            if flow.exchange.cut.cause().is_some() {
+                flow.empty();
+            }
+        });
+    }
+}

@@ -1,0 +1,342 @@
+//! From a normalised request to an admitted one: judge, rewrite and judge again, look again.
+//!
+//! In: an open exchange and its request. Out: what is forwarded, or why nothing is. What must stay true: register, judge, look
+//! again. Each try takes the generation in force with its settings, and only the second look admits; if the generation moved the
+//! request is judged again from what the client sent, twice, and then denied. What a rewrite asks for is itself judged, by the same
+//! rule, before it may pass: whoever rewrites a path writes a new request.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+
+use super::edit;
+use super::flow::Upload;
+use super::normalise::Request;
+use super::open::{Kept, KeptBody, Open};
+use super::question::{Body, Question, Under};
+use super::respond::Stop;
+use super::settings::Settings;
+use crate::audit::{InputDetail, Outcome, Why};
+use crate::decision::{Enforcement, Phase, Reason, Refusal, Scope};
+use crate::exchange::{SecondLook, Selector};
+use crate::judge::Generation;
+use crate::judge::body;
+use crate::judge::facts::Plan;
+use crate::kill::Order;
+use crate::policy::Footprint;
+use crate::session::View;
+use crate::verdict::{Edits, KillOrder, Verdict};
+
+/// How often a request is judged again because the generation moved under it.
+const TRIES: usize = 3;
+/// How long a body may take that must be read before it can be judged.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What may go up.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) request: Request,
+    pub(super) upload: Upload,
+    /// Appended to the response's.
+    pub(super) response_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) settings: Rc<Settings>,
+    /// Its upstream's place in the settings.
+    pub(super) upstream: usize,
+}
+
+/// One try's answer.
+enum Try {
+    Admitted(Box<Admitted>),
+    /// The generation moved under it.
+    Again,
+}
+
+/// Judges until the request is admitted or denied.
+///
+/// # Errors
+/// Why it is not admitted.
+pub(super) async fn admit(open: &Rc<Open>, request: Request, session: &View) -> Result<Admitted, Stop> {
+    let mut asked = Question { request: Rc::new(request), body: Body::Unread, rewritten: false };
+    for _ in 0..TRIES {
+        match attempt(open, &mut asked, session).await? {
+            Try::Admitted(admitted) => return Ok(*admitted),
+            Try::Again => {}
+        }
+    }
+    Err(Stop::denied(Reason::Unsettled))
+}
+
+async fn attempt(open: &Rc<Open>, asked: &mut Question, session: &View) -> Result<Try, Stop> {
+    let (generation, settings) = open.worker.generation().map_err(|_| Stop::denied(Reason::NoPolicy))?;
+    open.story(|story| story.settings = Some(Rc::clone(&settings)));
+    let (place, under) = route(open, &settings, &asked.request)?;
+    // A request that is killed already need not be judged, and its body need not be read.
+    if open.worker.services.registry.standing().matching(open.exchange(), Instant::now()).is_some() {
+        return Err(Stop::denied(Reason::Killed));
+    }
+    let reads_body = generation.plans.get(under.route.entry).is_some_and(|plan| plan.needs_body);
+    if reads_body && matches!(asked.body, Body::Unread) {
+        asked.body = read_body(open, &settings, &asked.request).await?;
+    }
+    let mut question = asked.clone();
+    note_question(open, place, under, &question);
+    let mut verdict = judge(open, under, &question, session, &generation)?;
+    let mut edits = vec![std::mem::take(&mut verdict.edits)];
+    if edits.iter().any(Edits::change_the_question)
+        && let Some(rewritten) = rewrite(open, &settings, asked, &edits).await?
+    {
+        question = rewritten;
+        let (place, under) = route(open, &settings, &question.request)?;
+        note_question(open, place, under, &question);
+        verdict = judge(open, under, &question, session, &generation)?;
+        edits.push(std::mem::take(&mut verdict.edits));
+        still(&question, edits.last())?;
+    }
+    let forwarded = forward(open, &settings, &question, &edits)?;
+    match open.worker.services.registry.look_again(open.exchange(), generation.number, Instant::now()) {
+        SecondLook::Pass => {}
+        SecondLook::Killed(_) => return Err(Stop::denied(Reason::Killed)),
+        SecondLook::Cut(cause) => return Err(Stop::Cut(cause)),
+        SecondLook::Moved => return Ok(Try::Again),
+    }
+    open.set_judged(Instant::now());
+    open.flow.tighten(verdict.lease);
+    keep(open, &settings, question, session, reads_body);
+    Ok(Try::Admitted(Box::new(forwarded)))
+}
+
+/// Finds the route, and lets kills by upstream know where this goes before the second look.
+fn route<'s>(open: &Open, settings: &'s Settings, request: &Request) -> Result<(usize, Under<'s>), Stop> {
+    let (place, route, target) =
+        settings.route(open.downstream.listener, &request.host, &request.path).ok_or(Stop::Refused(Refusal::NoRoute))?;
+    open.exchange().set_upstream(target.upstream.name.clone());
+    Ok((place, Under { settings, route, target }))
+}
+
+fn note_question(open: &Open, place: usize, under: Under<'_>, question: &Question) {
+    open.story(|story| {
+        story.route = Some(place);
+        story.enforcement = Some(under.route.enforcement);
+        story.request = Some(Rc::clone(&question.request));
+        story.rewritten = question.rewritten;
+    });
+}
+
+/// Asks, and turns a denial into a stop unless the route only observes.
+fn judge(open: &Rc<Open>, under: Under<'_>, question: &Question, session: &View, generation: &Generation) -> Result<Verdict, Stop> {
+    let judgement = under.ask(open, question, session, Phase::Request).ok_or(Stop::denied(Reason::NoPolicy))?;
+    if judgement.generation != generation.number {
+        return Err(Stop::denied(Reason::Unsettled));
+    }
+    if under.settings.input_detail != InputDetail::Footprint {
+        let whole = Plan::new(&Footprint::everything());
+        let input = under.with_case(open, question, session, Phase::Request, |case| whole.input(case));
+        open.story(|story| story.record_input = input);
+    }
+    let verdict = judgement.verdict.clone();
+    open.story(|story| {
+        story.judgement = Some(judgement);
+        story.decided_at = Some(SystemTime::now());
+    });
+    if verdict.allowed {
+        open.story(|story| (story.outcome, story.why) = (Some(Outcome::Allow), None));
+        return Ok(verdict);
+    }
+    let reason = verdict.reason.unwrap_or(Reason::Policy);
+    match under.route.enforcement {
+        Enforcement::Observe => {
+            open.story(|story| (story.outcome, story.why) = (Some(Outcome::ObserveDeny), Some(Why::Denied(reason))));
+            Ok(Verdict::default())
+        }
+        Enforcement::Enforce => {
+            if let Some(kill) = verdict.kill {
+                kill_as_ordered(open, kill);
+            }
+            Err(Stop::Denied(reason, verdict.denial))
+        }
+    }
+}
+
+/// Carries out a kill the policy asked for with its denial.
+fn kill_as_ordered(open: &Open, kill: KillOrder) {
+    let caller = &open.downstream.caller;
+    let selector = match kill.scope {
+        // The denial itself ends this exchange, and its id never comes back.
+        Scope::Exchange => return,
+        Scope::Session => Selector { session: Some(caller.session.clone()), ..Selector::default() },
+        Scope::Identity => Selector { spiffe_id: Some(caller.spiffe_id.clone()), ..Selector::default() },
+    };
+    let order =
+        Order { selector, reason: format!("asked for by the policy in {}", open.id), by: "policy".to_owned(), ttl: kill.ttl };
+    if let Err(error) = open.worker.services.door.kill_now(order) {
+        tracing::error!(exchange = %open.id, %error, "a kill the policy asked for was refused");
+    }
+}
+
+/// The request the edits ask for, or `None` when it is the one that was asked.
+async fn rewrite(open: &Rc<Open>, settings: &Settings, asked: &mut Question, edits: &[Edits]) -> Result<Option<Question>, Stop> {
+    let patches = edits.iter().any(|edits| edits.rewrite.as_ref().is_some_and(|rewrite| rewrite.body.is_some()));
+    if patches && matches!(asked.body, Body::Unread) {
+        asked.body = read_body(open, settings, &asked.request).await?;
+    }
+    let rewritten = rewritten(open, settings, asked, edits)?;
+    Ok((!same(&rewritten, asked)).then_some(rewritten))
+}
+
+fn rewritten(open: &Open, settings: &Settings, asked: &Question, edits: &[Edits]) -> Result<Question, Stop> {
+    let mut question = Question { rewritten: true, ..asked.clone() };
+    let request = Rc::make_mut(&mut question.request);
+    for edits in edits {
+        let questions_only = Edits {
+            query_parameters_to_set: edits.query_parameters_to_set.clone(),
+            query_parameters_to_remove: edits.query_parameters_to_remove.clone(),
+            rewrite: edits.rewrite.clone(),
+            ..Edits::default()
+        };
+        let patched = edits.rewrite.as_ref().is_some_and(|rewrite| rewrite.body.is_some());
+        let mut document = match (&question.body, patched) {
+            (Body::Whole { bytes, parsed: body::Parsed::Json(_) }, true) => {
+                Some(body::document(bytes, settings.body_depth).map_err(|error| unreadable(open, &error))?)
+            }
+            _ => None,
+        };
+        edit::apply(&questions_only, request, document.as_mut()).map_err(|error| edit_refused(open, &error))?;
+        if let Some(document) = document {
+            let bytes = Bytes::from(document.to_string());
+            request.replace_body(bytes.len() as u64);
+            question.body = parsed(open, settings, request, bytes)?;
+        }
+    }
+    Ok(question)
+}
+
+/// A rewrite must be at rest: what its own verdict asks for must change nothing any more.
+fn still(question: &Question, last: Option<&Edits>) -> Result<(), Stop> {
+    let unstable = || Stop::denied(Reason::RewriteUnstable);
+    let Some(edits) = last.filter(|edits| edits.change_the_question()) else { return Ok(()) };
+    let mut again = (*question.request).clone();
+    let mut document = match &question.body {
+        Body::Whole { bytes, parsed: body::Parsed::Json(_) } => serde_json::from_slice(bytes).ok(),
+        Body::Whole { .. } | Body::Unread => None,
+    };
+    let before: Option<serde_json::Value> = document.clone();
+    let questions_only = Edits { headers: Vec::new(), request_headers_to_remove: Vec::new(), ..edits.clone() };
+    edit::apply(&questions_only, &mut again, document.as_mut()).map_err(|_| unstable())?;
+    if again == *question.request && before == document { Ok(()) } else { Err(unstable()) }
+}
+
+fn same(a: &Question, b: &Question) -> bool {
+    let bytes = |question: &Question| match &question.body {
+        Body::Unread => None,
+        Body::Whole { bytes, parsed } => match parsed {
+            // Two spellings of one document ask for the same.
+            body::Parsed::Json(value) => Some(value.to_string().into_bytes()),
+            body::Parsed::Absent | body::Parsed::Form(_) => Some(bytes.to_vec()),
+        },
+    };
+    (&a.request.path, &a.request.raw_query) == (&b.request.path, &b.request.raw_query) && bytes(a) == bytes(b)
+}
+
+/// The request as it goes up: judged, with its header edits and the gate's own fields.
+fn forward(open: &Rc<Open>, settings: &Rc<Settings>, question: &Question, edits: &[Edits]) -> Result<Admitted, Stop> {
+    let refused = |error: &edit::EditError| edit_refused(open, error);
+    let mut request = (*question.request).clone();
+    let mut response_headers = Vec::new();
+    for edits in edits {
+        let headers_only = Edits {
+            headers: edits.headers.clone(),
+            request_headers_to_remove: edits.request_headers_to_remove.clone(),
+            ..Edits::default()
+        };
+        edit::apply(&headers_only, &mut request, None).map_err(|error| refused(&error))?;
+        response_headers = edit::response_headers(&edits.response_headers_to_add).map_err(|error| refused(&error))?;
+    }
+    let peer = open.downstream.peer.as_ref().ok_or(Stop::Refused(Refusal::NoIdentity))?;
+    peer.headers.write(&mut request).map_err(|error| refused(&error))?;
+    let upload = match &question.body {
+        Body::Unread => Upload::Streamed(Rc::clone(&open.flow)),
+        Body::Whole { bytes, .. } => Upload::Whole(Some(bytes.clone())),
+    };
+    let (_, under) = route(open, settings, &question.request)?;
+    let upstream = under.route.upstream;
+    open.story(|story| story.edits = names(edits, question.rewritten));
+    Ok(Admitted { request, upload, response_headers, settings: Rc::clone(settings), upstream })
+}
+
+/// The names of the edits made, for the record; their values may be secrets.
+fn names(edits: &[Edits], rewritten: bool) -> Vec<String> {
+    let mut names = Vec::new();
+    for edits in edits {
+        names.extend(edits.headers.iter().map(|(name, _)| format!("set header {name}")));
+        names.extend(edits.request_headers_to_remove.iter().map(|name| format!("remove header {name}")));
+        names.extend(edits.response_headers_to_add.iter().map(|(name, _)| format!("add response header {name}")));
+        if rewritten {
+            names.extend(edits.query_parameters_to_set.iter().map(|(name, _)| format!("set query {name}")));
+            names.extend(edits.query_parameters_to_remove.iter().map(|name| format!("remove query {name}")));
+            names.extend(edits.rewrite.iter().flat_map(|rewrite| {
+                let path = rewrite.path.as_ref().map(|_| "rewrite path".to_owned());
+                path.into_iter().chain(rewrite.body.as_ref().map(|_| "rewrite body".to_owned()))
+            }));
+        }
+    }
+    names.dedup();
+    names
+}
+
+/// Keeps what the exchange is judged by again.
+fn keep(open: &Open, settings: &Settings, question: Question, session: &View, reads_body: bool) {
+    let body = match question.body {
+        Body::Whole { bytes, parsed } if reads_body => {
+            let retained = bytes.len() as u64;
+            if open.worker.retain(retained, settings.retained) {
+                KeptBody::Whole { bytes, parsed, retained }
+            } else {
+                KeptBody::Gone
+            }
+        }
+        Body::Whole { .. } | Body::Unread => KeptBody::Unread,
+    };
+    let had_body = open.flow.uploading() || open.flow.bytes_in() > 0;
+    open.keep(Kept { request: question.request, rewritten: question.rewritten, had_body, body, session: session.clone() });
+}
+
+/// Reads the body whole, for a policy that reads it.
+async fn read_body(open: &Open, settings: &Settings, request: &Request) -> Result<Body, Stop> {
+    let too_large = || Stop::denied(Reason::BodyTooLarge);
+    if request.declared_length.is_some_and(|length| length > settings.body_limit as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = BytesMut::new();
+    let whole = async {
+        while let Some(next) = poll_fn(|cx| open.flow.poll_upload(cx)).await {
+            let next = next.map_err(|_| Stop::denied(Reason::BodyIncomplete))?;
+            if bytes.len() + next.len() > settings.body_limit {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&next);
+        }
+        Ok(())
+    };
+    tokio::time::timeout(BODY_WITHIN, whole).await.map_err(|_| Stop::denied(Reason::BodyTimeout))??;
+    parsed(open, settings, request, bytes.freeze())
+}
+
+fn parsed(open: &Open, settings: &Settings, request: &Request, bytes: Bytes) -> Result<Body, Stop> {
+    let field = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let parsed = body::parse(field(CONTENT_TYPE), field(CONTENT_ENCODING), &bytes, settings.body_depth)
+        .map_err(|error| unreadable(open, &error))?;
+    Ok(Body::Whole { bytes, parsed })
+}
+
+fn unreadable(open: &Open, error: &body::BodyError) -> Stop {
+    open.story(|story| story.fault = Some(error.to_string()));
+    Stop::denied(Reason::BodyUnreadable)
+}
+
+fn edit_refused(open: &Open, error: &edit::EditError) -> Stop {
+    open.story(|story| story.fault = Some(error.to_string()));
+    Stop::denied(Reason::EditRefused)
+}
