@@ -1,0 +1,4 @@
+//! The gate as its users meet it: the built app on port 0, real sockets, real TLS.
+
+mod harness;
+mod walk;
