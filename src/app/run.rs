@@ -20,7 +20,7 @@ use crate::admin::{self, Probes};
 use crate::config::Config;
 use crate::control::{self, Control, Order};
 use crate::decision::Cause;
-use crate::exchange::Kind;
+use crate::exchange::{Kind, Registry};
 use crate::intake::{Token, Watch};
 use crate::policy::bundle;
 use crate::tls::Source;
@@ -35,6 +35,7 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 /// A gate on threads of its own.
 pub struct Running {
     addresses: Addresses,
+    registry: Arc<Registry>,
     stop: watch::Sender<bool>,
     thread: JoinHandle<Result<(), AppError>>,
 }
@@ -42,6 +43,11 @@ pub struct Running {
 impl Running {
     pub const fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// What is open and what is killed, as a test or an embedding program may look at it.
+    pub const fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// Drains, and waits until everything is written.
@@ -70,9 +76,9 @@ impl App {
     /// When a thread cannot be started.
     pub fn start(self) -> Result<Running, AppError> {
         let (stop, stopped) = watch::channel(false);
-        let addresses = self.addresses.clone();
+        let (addresses, registry) = (self.addresses.clone(), Arc::clone(&self.parts.services.registry));
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || self.serve(stopped, false));
-        Ok(Running { addresses, stop, thread: thread.map_err(AppError::Thread)? })
+        Ok(Running { addresses, registry, stop, thread: thread.map_err(AppError::Thread)? })
     }
 
     fn serve(self, stop: watch::Receiver<bool>, signals: bool) -> Result<(), AppError> {

@@ -120,6 +120,15 @@ impl Gate {
         self.folder.path().join(name)
     }
 
+    /// How many exchanges the registry has woken to be cut.
+    pub fn wakes(&self) -> u64 {
+        self.running.as_ref().unwrap().registry().wakes()
+    }
+
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
     /// Drains and ends the gate, so that its record is whole.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {

@@ -1,4 +1,5 @@
 //! The gate as its users meet it: the built app on port 0, real sockets, real TLS.
 
+mod cuts;
 mod harness;
 mod walk;
