@@ -1,5 +1,8 @@
 //! The gate as its users meet it: the built app on port 0, real sockets, real TLS.
 
 mod cuts;
+mod deny;
 mod harness;
+mod record;
+//mod verdicts;
 mod walk;
