@@ -4,5 +4,5 @@ mod cuts;
 mod deny;
 mod harness;
 mod record;
-//mod verdicts;
+mod verdicts;
 mod walk;
