@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::decision::Cause;
-use crate::exchange::{Exchange, KillId, Kind, Registry, Selector, StandingKill};
+use crate::exchange::{Exchange, KillId, Kind, Reached, Registry, Selector, StandingKill};
 use crate::metrics::Metrics;
 use crate::store::{Change, Store, StoreError};
 
