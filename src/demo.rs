@@ -66,7 +66,7 @@ fn play(directory: &Path) -> Result<(), String> {
     stage.forget().map_err(told)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(told)?;
     let program = program()?;
-    let running = bind(&stage)?.start();
+    let running = bind(&stage)?.start().map_err(told)?;
     let Addresses { admin, control, .. } = running.addresses().clone();
     let mut teller = Teller::new(io::stdout());
     let played = gate(running.addresses()).and_then(|gate| {

@@ -325,3 +325,93 @@ pub async fn metric(admin: SocketAddr, series: &str) -> Result<Option<f64>, Clie
 pub async fn within<T>(what: &'static str, future: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or(Err(ClientError::Late { what }))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::demo::stage::{Ports, Role, Stage};
+    use crate::tls::{ListenerRules, MinimumVersion};
+
+    const EVENTS: Ask = Ask { method: Method::GET, path: "/events", body: "" };
+
+    /// A client, and the TLS side of a server that stands where the gate would.
+    async fn pair(directory: &std::path::Path) -> (Client, TcpListener, TlsAcceptor) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stage = Stage::prepare(directory, Ports { gate: 0, admin: 0 }, address, UnixTime::now().as_secs()).unwrap();
+        let holder = Holder::new(Identity::load(&stage.identity(Role::Gate), UnixTime::now()).unwrap());
+        let trust_domains = vec![tls::trust_domain("example.org").unwrap()];
+        let minimum = MinimumVersion::Tls13;
+        let rules = ListenerRules { trust_domains, max_svid_lifetime: None, minimum, require_certificate: true };
+        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::new(holder), rules).unwrap()));
+        let gate_id = SpiffeId::new(Role::Gate.spiffe_id()).unwrap();
+        (Client::new(&stage.identity(Role::Research), &gate_id, address).unwrap(), listener, acceptor)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn over_http2_a_cancelled_stream_is_not_one_that_ended() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (client, listener, acceptor) = pair(scratch.path()).await;
+        tokio::spawn(async move {
+            let tls = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let mut connection = h2::server::handshake(tls).await.unwrap();
+            for reset in [None, Some(h2::Reason::CANCEL)] {
+                let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+                let mut body = respond.send_response(Response::new(()), false).unwrap();
+                body.send_data(Bytes::from_static(b"id: 1"), reset.is_none()).unwrap();
+                if let Some(reason) = reset {
+                    // Sent once the client has read what came before.
+                    let (_, _) = connection.accept().await.unwrap().unwrap();
+                    body.send_reset(reason);
+                }
+            }
+            while connection.accept().await.is_some() {}
+        });
+        let mut connection = client.http2().await.unwrap();
+        let mut stream = connection.open(&EVENTS).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), "id: 1");
+        assert_eq!(stream.next().await.unwrap(), Err(End::Complete));
+        let mut stream = connection.open(&EVENTS).await.unwrap();
+        assert_eq!(stream.next().await.unwrap().unwrap(), "id: 1");
+        let (end, _) = tokio::join!(stream.next(), tokio::time::timeout(Duration::from_secs(1), connection.open(&EVENTS)));
+        assert_eq!(end.unwrap(), Err(End::StreamReset(h2::Reason::CANCEL)));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn over_http1_a_reset_is_not_a_connection_that_was_closed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (client, listener, acceptor) = pair(scratch.path()).await;
+        let server = tokio::spawn(async move {
+            for reset in [true, false] {
+                let mut tls = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+                let mut head = [0; 1024];
+                while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+                    assert_ne!(tls.read(&mut head).await.unwrap(), 0);
+                }
+                tls.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
+                tls.flush().await.unwrap();
+                if reset {
+                    socket2::SockRef::from(tls.get_ref().0).set_linger(Some(Duration::ZERO)).unwrap();
+                } else {
+                    tls.shutdown().await.unwrap();
+                }
+            }
+        });
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let mut stream = client.open_http1(&EVENTS).await.unwrap();
+            loop {
+                match stream.next().await.unwrap() {
+                    Ok(bytes) => assert_eq!(bytes, "hello"),
+                    Err(end) => break ends.push(end),
+                }
+            }
+        }
+        server.await.unwrap();
+        assert_eq!(ends[0], End::ConnectionReset);
+        assert!(matches!(ends[1], End::Other(_)), "{:?}", ends[1]);
+    }
+}

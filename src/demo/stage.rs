@@ -107,9 +107,9 @@ impl Stage {
         remove(&policy)?;
         make_directory(&policy)?;
         for (name, text) in POLICY {
-            write(&policy.join(name), text, 0o644)?;
+            stage.write(&policy.join(name), text, 0o644)?;
         }
-        write(&stage.gate_yaml(), &configuration::text(ports, upstream), 0o644)?;
+        stage.write(&stage.gate_yaml(), &configuration::text(ports, upstream), 0o644)?;
         Ok(stage)
     }
 
@@ -135,7 +135,7 @@ impl Stage {
             *switch = serde_json::Value::Bool(open);
         }
         let text = serde_json::to_string_pretty(&data).map_err(broken)?;
-        write(&path, &format!("{text}\n"), 0o644)
+        self.write(&path, &format!("{text}\n"), 0o644)
     }
 
     pub fn directory(&self) -> &Path {
@@ -192,7 +192,7 @@ impl Stage {
         }
         make_directory(&self.directory)?;
         fs::set_permissions(&self.directory, Permissions::from_mode(0o700)).map_err(failed)?;
-        write(&self.directory.join(".gitignore"), "*\n", 0o644)
+        self.write(&self.directory.join(".gitignore"), "*\n", 0o644)
     }
 
     /// True when a certificate, its key and the bundle belong together and have a while to live.
@@ -213,21 +213,32 @@ impl Stage {
                 Role::Gate => authority.issue_local(&id, lifetime)?,
                 Role::Research | Role::Alice => authority.issue(&id, lifetime)?,
             };
-            write(&self.key(role), &issued.key_pem, 0o600)?;
-            write(&self.certificate(role), &issued.certificate_pem, 0o644)?;
+            self.write(&self.key(role), &issued.key_pem, 0o600)?;
+            self.write(&self.certificate(role), &issued.certificate_pem, 0o644)?;
         }
-        write(&self.bundle(), authority.ca_pem(), 0o644)
+        self.write(&self.bundle(), authority.ca_pem(), 0o644)
+    }
+
+    /// Writes a file whole: under another name first, so that nobody reads half of it, or a key with the mode of an older file; and in
+    /// our own directory, so that the policy's never holds a file that is not policy.
+    fn write(&self, path: &Path, text: &str, mode: u32) -> Result<(), StageError> {
+        let failed = |error| StageError::Files { path: path.to_owned(), error };
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let fresh = self.directory.join(name);
+        remove(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        fs::rename(&fresh, path).map_err(failed)
     }
 }
 
 /// True for what a run that was interrupted before it wrote gate.yaml may have left, and for the folder of the tour.
 fn is_early(name: &str) -> bool {
-    if name == "gate.yaml.new" {
-        return true;
-    }
-    let name = name.strip_suffix(".new").unwrap_or(name);
-    let issued = name.strip_suffix(".pem").or_else(|| name.strip_suffix(".key"));
-    [".gitignore", "bundle.pem", "policy", "tour"].contains(&name)
+    let finished = name.strip_suffix(".new").unwrap_or(name);
+    let issued = finished.strip_suffix(".pem").or_else(|| finished.strip_suffix(".key"));
+    [".gitignore", "bundle.pem", "policy", "tour"].contains(&finished)
+        || name == "gate.yaml.new"
         || issued.is_some_and(|name| Role::ALL.iter().any(|role| role.file() == name))
 }
 
@@ -242,19 +253,6 @@ fn remove(path: &Path) -> Result<(), StageError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StageError::Files { path: path.to_owned(), error }),
         _ => Ok(()),
     }
-}
-
-/// Writes a file whole: under another name beside its directory's files first, so that nobody reads half of it or a key with the mode
-/// of an older file.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), StageError> {
-    let failed = |error| StageError::Files { path: path.to_owned(), error };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let fresh = path.with_file_name(name);
-    remove(&fresh)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    fs::rename(&fresh, path).map_err(failed)
 }
 
 #[cfg(test)]

@@ -24,7 +24,9 @@ const STORY: [[&str; 5]; 9] = [
     ["GET /v1/export", "deny", "policy", "denied", "-"],
     ["GET /v1/export", "allow", "-", "client_gone", "-"],
 ];
-const HEADINGS: [&str; 6] = ["request", "verdict", "reason", "ending", "cause", "the policy's reasons"];
+/// The last two columns are the policy's own words and the names of what it changed.
+const HEADINGS: [&str; COLUMNS] = ["request", "verdict", "reason", "ending", "cause", "policy says", "edits"];
+const COLUMNS: usize = 7;
 
 /// Prints the record as a table.
 ///
@@ -38,7 +40,7 @@ pub fn show<W: Write>(decisions: &Path, teller: &mut Teller<W>) -> Result<(), Fa
     compare(&rows).map_err(failed)
 }
 
-fn tell<W: Write>(decisions: &Path, rows: &[[String; 6]], teller: &mut Teller<W>) -> std::io::Result<()> {
+fn tell<W: Write>(decisions: &Path, rows: &[[String; COLUMNS]], teller: &mut Teller<W>) -> std::io::Result<()> {
     teller.step("The record: what it says about all this")?;
     teller.fact("one decision a line", &decisions.display().to_string())?;
     teller.line("")?;
@@ -47,7 +49,7 @@ fn tell<W: Write>(decisions: &Path, rows: &[[String; 6]], teller: &mut Teller<W>
     teller.table(&table)
 }
 
-fn compare(rows: &[[String; 6]]) -> Result<(), Wrong> {
+fn compare(rows: &[[String; COLUMNS]]) -> Result<(), Wrong> {
     for (index, wanted) in STORY.iter().enumerate() {
         let seen = rows.get(index).map_or_else(Vec::new, |row| row.iter().take(wanted.len()).map(String::as_str).collect());
         expect("a row of the record", wanted.join(", "), seen.join(", "))?;
@@ -56,7 +58,7 @@ fn compare(rows: &[[String; 6]]) -> Result<(), Wrong> {
 }
 
 /// One row an exchange, in the order they were decided; what a closing line knows stands in the row of its decision.
-fn rows(text: &str) -> Vec<[String; 6]> {
+fn rows(text: &str) -> Vec<[String; COLUMNS]> {
     let mut rows = BTreeMap::new();
     let mut closings = BTreeMap::new();
     for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
@@ -68,9 +70,8 @@ fn rows(text: &str) -> Vec<[String; 6]> {
             Some("decision") => {
                 let request = format!("{} {}", or_dash("/portcullis/method"), or_dash("/portcullis/path"));
                 let head = [request, or_dash("/portcullis/verdict"), or_dash("/portcullis/reason")];
-                let codes = line.pointer("/portcullis/reasons").and_then(Value::as_array).into_iter().flatten();
-                let codes: Vec<&str> = codes.filter_map(Value::as_str).collect();
-                rows.insert((at("/timestamp"), id), (head, end, codes.join(", ")));
+                let words = [words(&line, "/portcullis/reasons"), words(&line, "/portcullis/edits")];
+                rows.insert((at("/timestamp"), id), (head, end, words));
             }
             Some("closing") => {
                 closings.insert(id, end);
@@ -79,11 +80,18 @@ fn rows(text: &str) -> Vec<[String; 6]> {
         }
     }
     let mut told = Vec::with_capacity(rows.len());
-    for ((_, id), (head, end, codes)) in rows {
+    for ((_, id), (head, end, [reasons, edits])) in rows {
         let ([request, verdict, reason], [ending, cause]) = (head, closings.remove(&id).unwrap_or(end));
-        told.push([request, verdict, reason, ending, cause, codes]);
+        told.push([request, verdict, reason, ending, cause, reasons, edits]);
     }
     told
+}
+
+/// A list of words, `-` when it is empty.
+fn words(line: &Value, pointer: &str) -> String {
+    let words = line.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let words: Vec<&str> = words.filter_map(Value::as_str).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
 #[cfg(test)]
@@ -102,7 +110,7 @@ mod tests {
             let (end, why) = if open { (Value::Null, Value::Null) } else { (word(ending), word(cause)) };
             let decision = json!({"decision_id": index.to_string(), "timestamp": format!("2026-01-01T00:00:0{index}Z"),
                 "portcullis": {"kind": "decision", "method": method, "path": path, "verdict": verdict, "reason": word(reason),
-                "reasons": ["not_granted"], "ending": end, "cause": why}});
+                "reasons": ["not_granted"], "edits": ["rewrite body"], "ending": end, "cause": why}});
             let closing =
                 json!({"decision_id": index.to_string(), "portcullis": {"kind": "closing", "ending": ending, "cause": cause}});
             // Later decisions may be written first.
@@ -115,8 +123,8 @@ mod tests {
     fn a_row_is_one_exchange_in_the_order_of_decision() {
         let rows = rows(&record(&STORY));
         compare(&rows).unwrap();
-        assert_eq!(rows[1].join("|"), "DELETE /v1/users/7|deny|policy|denied|-|not_granted");
-        assert_eq!(rows[3].join("|"), "GET /v1/events|allow|-|cut|kill|not_granted");
+        assert_eq!(rows[1].join("|"), "DELETE /v1/users/7|deny|policy|denied|-|not_granted|rewrite body");
+        assert_eq!(rows[3].join("|"), "GET /v1/events|allow|-|cut|kill|not_granted|rewrite body");
     }
 
     #[test]
