@@ -1,10 +1,42 @@
 //! The control API on a unix socket: what is open, what is killed, what judges; and the calls that change it.
+//!
+//! In: HTTP/1.1 over a socket of mode 0600, from callers the kernel names by uid. Out: JSON, and a line in the record for every call,
+//! refused ones included. What must stay true: whoever may not operate changes nothing; a call that began is carried to its end and
+//! recorded, also when its caller hangs up meanwhile; views never take the room of kills.
+//! Not a TCP port: an agent shares the network of its sidecar, and what can change enforcement must not be reachable there.
+//!
+//! ```text
+//! serve      accept → uid → caller      calls      name, role, limits, record      kills, activation, views      answers
+//! ```
+
+mod activation;
+pub mod answers;
+mod body;
+mod caller;
+mod calls;
+mod kills;
+mod reply;
+mod serve;
+mod socket;
+pub mod status;
+mod views;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::audit::Audit;
+use crate::kill::Door;
+use crate::session::Sessions;
+
+pub use answers::{Activated, ExchangeRow};
+pub use serve::serve;
+pub use socket::{ControlError, bind};
+pub use status::{EntryStatus, ListenerStatus, PolicyStatus, Read, Status, StatusBoard, SvidStatus, Unloaded};
 
 /// `control`: where operators reach the gate, and who may do what.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -37,3 +69,36 @@ pub struct Roles {
     /// Kill, lift kills, activate and roll back policy.
     pub operate: Vec<String>,
 }
+
+/// What the API acts on.
+#[derive(Debug)]
+pub struct Control {
+    pub door: Arc<Door>,
+    pub sessions: Arc<Sessions>,
+    pub audit: Audit,
+    pub status: Arc<StatusBoard>,
+    /// Whoever can activate and knows what is open.
+    pub orders: mpsc::Sender<Order>,
+    pub config: Config,
+}
+
+/// What only the builder of the gate can do or tell. A reply nobody waits for any more may be dropped.
+#[derive(Debug)]
+pub enum Order {
+    /// Reads configuration and bundles anew and puts them in force. The error is the report, one finding a line.
+    Activate {
+        dry_run: bool,
+        reply: oneshot::Sender<Result<Activated, String>>,
+    },
+    /// Puts the generation before this one in force again.
+    Rollback {
+        dry_run: bool,
+        reply: oneshot::Sender<Result<Activated, String>>,
+    },
+    Exchanges {
+        reply: oneshot::Sender<Vec<ExchangeRow>>,
+    },
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
