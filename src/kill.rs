@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -63,7 +64,9 @@ pub enum KillError {
 pub struct Door {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    storing: mpsc::Sender<Storing>,
+    /// `None` only while the door is being dropped.
+    storing: Option<mpsc::Sender<Storing>>,
+    keeper: Option<JoinHandle<()>>,
 }
 
 /// A change of the store, and whom to tell how it went.
@@ -106,8 +109,8 @@ impl Door {
         }
         metrics.kills_standing.set(i64::try_from(registry.standing().len()).unwrap_or(i64::MAX));
         let (storing, changes) = mpsc::channel();
-        std::thread::Builder::new().name("kills".to_owned()).spawn(move || keep(&store, &changes)).map_err(DoorError::Thread)?;
-        Ok(Self { registry, metrics, storing })
+        let keeper = std::thread::Builder::new().name("kills".to_owned()).spawn(move || keep(&store, &changes));
+        Ok(Self { registry, metrics, storing: Some(storing), keeper: Some(keeper.map_err(DoorError::Thread)?) })
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
@@ -176,14 +179,14 @@ impl Door {
         }
         self.count_standing();
         let (told, stored) = oneshot::channel();
-        let _ = self.storing.send((Change { key: id.to_string(), bytes: None }, Some(told)));
+        self.keep(Change { key: id.to_string(), bytes: None }, Some(told));
         if stored.await.unwrap_or(false) { Ok(true) } else { Err(NotStored) }
     }
 
     /// Takes out the kills whose time is over.
     pub fn sweep(&self, now: Instant) {
         for kill in self.registry.standing().expire(now) {
-            let _ = self.storing.send((Change { key: kill.id.to_string(), bytes: None }, None));
+            self.keep(Change { key: kill.id.to_string(), bytes: None }, None);
         }
         self.count_standing();
     }
@@ -225,9 +228,16 @@ impl Door {
         let (told, heard) = oneshot::channel();
         // A kill that cannot be written down is told as not durable: the sender is dropped, and the receiver hears that.
         if let Ok(bytes) = serde_json::to_vec(&stored) {
-            let _ = self.storing.send((Change { key: id.to_string(), bytes: Some(bytes) }, Some(told)));
+            self.keep(Change { key: id.to_string(), bytes: Some(bytes) }, Some(told));
         }
         heard
+    }
+
+    fn keep(&self, change: Change, told: Option<oneshot::Sender<bool>>) {
+        if let Some(storing) = &self.storing {
+            // A keeper that is gone drops `told`, and whoever waits for it hears that nothing was stored.
+            let _ = storing.send((change, told));
+        }
     }
 
     fn count(&self, exchange: &Exchange, cause: Cause) {
@@ -238,6 +248,17 @@ impl Door {
 
     fn count_standing(&self) {
         self.metrics.kills_standing.set(i64::try_from(self.registry.standing().len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The state is let go of before the door is gone, so that the next gate on it can open it at once.
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.storing.take();
+        if let Some(keeper) = self.keeper.take() {
+            // A keeper that panicked has told so; there is nothing left to keep.
+            let _ = keeper.join();
+        }
     }
 }
 
@@ -334,18 +355,8 @@ mod tests {
         let brief = before.kill(order("spiffe://a/brief", Some(Duration::from_secs(60)))).await.unwrap();
         before.sweep(Instant::now() + Duration::from_secs(61));
         assert_eq!(before.lift(brief.id.unwrap()).await, Ok(false));
-        // The store is one process's at a time; its thread lets go once the door is closed.
         drop(before);
-        let mut left = Vec::new();
-        for _ in 0..1000 {
-            match Store::open(&store::Config { directory: folder.path().to_owned() }) {
-                Ok(store) => {
-                    left = store.kills().unwrap();
-                    break;
-                }
-                Err(_) => std::thread::yield_now(),
-            }
-        }
+        let left = Store::open(&store::Config { directory: folder.path().to_owned() }).unwrap().kills().unwrap();
         assert_eq!(left.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), [stays.id.unwrap().to_string()]);
         let after = door(folder.path());
         assert_eq!(after.registry().standing().all().first().map(|kill| kill.reason.clone()), Some("test".to_owned()));

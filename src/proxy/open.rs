@@ -143,6 +143,7 @@ impl Open {
             downstream,
         });
         open.place.set(open.worker.enlist(&open));
+        open.downstream.open.set(open.downstream.open.get() + 1);
         open
     }
 
@@ -349,6 +350,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.worker.strike_off(self.place.get());
+        self.downstream.open.set(self.downstream.open.get().saturating_sub(1));
         self.tell_end();
         if self.in_session.get() {
             self.leave_session();

@@ -33,7 +33,7 @@ pub fn ticking() -> (Backend, Arc<AtomicU64>) {
 }
 
 /// Reads a body to its end, whatever that is, and returns the last whole tick and how it ended.
-async fn drain(mut body: Incoming) -> (u64, Result<(), String>) {
+pub async fn drain(mut body: Incoming) -> (u64, Result<(), String>) {
     let (mut tail, mut last) = (Vec::new(), 0);
     loop {
         match within("the end of the stream", body.frame()).await {
@@ -52,7 +52,7 @@ async fn drain(mut body: Incoming) -> (u64, Result<(), String>) {
     }
 }
 
-async fn some_bytes(body: &mut Incoming, bytes: usize) {
+pub async fn some_bytes(body: &mut Incoming, bytes: usize) {
     let mut read = 0;
     while read < bytes {
         read += within("a tick", body.frame()).await.unwrap().unwrap().into_data().unwrap().len();

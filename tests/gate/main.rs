@@ -11,4 +11,5 @@
 
 mod cuts;
 mod harness;
+mod swaps;
 mod walk;
