@@ -1,1 +1,259 @@
-//! The only builder.
+//! The only builder: binds every socket first, starts one runtime per core, drains, and returns real addresses.
+//!
+//! In: a configuration. Out: a gate, on threads of its own or on the caller's. What must stay true: [`App::bind`] fails before
+//! anything is served, and tests come through the same door as `portcullis run`. Who runs where: a worker per core carries
+//! connections and judges; one control thread accepts, serves operators and watches files; the record and the kills have a thread
+//! each. Nothing slow ever runs on a worker.
+
+mod accept;
+mod change;
+mod run;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use rustls::pki_types::UnixTime;
+
+use crate::audit::{self, Audit, AuditMetrics, Labels};
+use crate::config::{self, Config};
+use crate::control::{self, StatusBoard};
+use crate::exchange::Registry;
+use crate::judge::{Bench, Judge};
+use crate::kill::{Door, DoorError};
+use crate::listener::{Entrance, House};
+use crate::metrics::{AuditOutcome, Metrics, MetricsError};
+use crate::policy::{Policy, Report};
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::{Services, since_epoch};
+use crate::session::Sessions;
+use crate::store::{Store, StoreError};
+use crate::tls::{self, Holder, Identity, IdentityError, ListenerRules};
+
+pub use run::Running;
+
+/// Why there is no gate.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A mistake of whoever configured it.
+    #[error("{0}")]
+    Config(String),
+    #[error("the policy was refused:\n{0}")]
+    Policy(#[from] Report),
+    #[error("cannot bind {what} {address}: {source}; is another process there, or is the address not this machine's?")]
+    Bind { what: &'static str, address: String, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    #[error(transparent)]
+    Audit(#[from] audit::AuditError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
+    #[error("TLS cannot be configured: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("starting a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    #[error("the record: {0}")]
+    Record(#[from] audit::Unwritten),
+    #[error("a thread of the gate panicked; see the log")]
+    Panicked,
+}
+
+impl AppError {
+    /// True for mistakes of whoever configured it (exit code 64).
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Policy(_))
+    }
+}
+
+/// Where a gate really listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub listeners: Vec<(String, SocketAddr)>,
+    pub admin: SocketAddr,
+    pub control: PathBuf,
+}
+
+/// A gate that is bound and not yet open.
+pub struct App {
+    config: Config,
+    /// Read again on SIGHUP.
+    file: Option<PathBuf>,
+    addresses: Addresses,
+    listeners: Vec<(TcpListener, Arc<Entrance>)>,
+    admin: TcpListener,
+    control: std::os::unix::net::UnixListener,
+    writer: audit::Writer,
+    retired: mpsc::Receiver<Judge>,
+    house: Arc<House>,
+    parts: Shared,
+}
+
+/// What outlives the start: used by the control thread for every change.
+#[derive(Clone)]
+struct Shared {
+    services: Arc<Services>,
+    bench: Arc<Bench>,
+    holder: Arc<Holder>,
+    status: Arc<StatusBoard>,
+}
+
+impl App {
+    /// Reads what the configuration names, checks it, and binds every socket.
+    ///
+    /// # Errors
+    /// The first thing that keeps the gate from standing; for identity and policy all their mistakes at once.
+    pub fn bind(config: Config) -> Result<Self, AppError> {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
+        let settings = Settings::new(&config.parts(), &metrics).map_err(|mistakes| AppError::Config(mistakes.join("\n")))?;
+        let holder = Arc::new(Holder::new(load_identity(&config)?));
+        let policy = Arc::new(Policy::load(&config.policy, &settings.entries)?);
+
+        let registry = Arc::new(Registry::new(workers));
+        let store = Arc::new(Store::open(&config.state)?);
+        let door = Arc::new(Door::open(Arc::clone(&registry), store, Arc::clone(&metrics))?);
+        let (audit, writer) = Audit::open(&config.audit, &labels(&config), audit_metrics(&metrics))?;
+        let (retire, retired) = mpsc::channel();
+        let services = Arc::new(Services {
+            registry: Arc::clone(&registry),
+            door,
+            sessions: Arc::new(Sessions::new(config.sessions.clone())),
+            audit,
+            metrics,
+            settings: Mutex::new(Arc::new(settings)),
+            retained: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+            retired: Mutex::new(retire),
+        });
+
+        let house = Arc::new(House::new(&config.limits));
+        let mut listeners = Vec::new();
+        for (place, listener) in config.listeners.iter().enumerate() {
+            let entrance = Entrance::new(
+                place,
+                &listener.name,
+                rules(&config, listener)?,
+                Arc::clone(&holder),
+                &config.limits,
+                Arc::clone(&house),
+            )?;
+            listeners.push((bind("listener", listener.address)?, Arc::new(entrance)));
+        }
+        let admin = bind("the admin port", config.admin.address)?;
+        let control = control::bind(&config.control)?;
+        let addresses = addresses(&config, &listeners, &admin)?;
+
+        let bench = Arc::new(Bench::new(workers, registry));
+        let parts = Shared { services, bench, holder, status: Arc::new(StatusBoard::default()) };
+        parts.describe(&config, &addresses);
+        parts.put_in_force(&config, policy)?;
+        Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
+    }
+
+    /// Where the configuration is read from again on SIGHUP.
+    #[must_use]
+    pub fn reloading_from(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_owned());
+        self
+    }
+
+    /// The real addresses: a port 0 of the configuration is a number here.
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+}
+
+fn load_identity(config: &Config) -> Result<Identity, AppError> {
+    let now = UnixTime::since_unix_epoch(since_epoch(SystemTime::now()));
+    let identity = Identity::load(&config.identity, now).map_err(|mistakes| AppError::Config(told(&mistakes)))?;
+    for warning in identity.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(identity)
+}
+
+fn told(mistakes: &[IdentityError]) -> String {
+    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn rules(config: &Config, listener: &crate::listener::Config) -> Result<ListenerRules, AppError> {
+    let own = [config.identity.trust_domain.clone()];
+    let named = if listener.trust_domains.is_empty() { own.as_slice() } else { listener.trust_domains.as_slice() };
+    let trust_domains = named.iter().map(|name| tls::trust_domain(name)).collect::<Result<Vec<_>, _>>();
+    Ok(ListenerRules {
+        trust_domains: trust_domains.map_err(|error| AppError::Config(error.to_string()))?,
+        max_svid_lifetime: listener.max_svid_lifetime.map(|span| span.0),
+        minimum: listener.minimum_tls,
+        require_certificate: listener.health.is_none(),
+    })
+}
+
+fn labels(config: &Config) -> Labels {
+    Labels {
+        id: uuid::Uuid::new_v4().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        environment: config.environment.clone(),
+        extra: BTreeMap::new(),
+    }
+}
+
+fn audit_metrics(metrics: &Metrics) -> AuditMetrics {
+    let of = |outcome| metrics.audit_records.of(outcome).clone();
+    AuditMetrics {
+        written: of(AuditOutcome::Written),
+        lost: of(AuditOutcome::Lost),
+        refused: of(AuditOutcome::Refused),
+        lag: metrics.audit_lag.clone(),
+    }
+}
+
+fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
+    let failed = |source| AppError::Bind { what, address: address.to_string(), source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+fn addresses(config: &Config, listeners: &[(TcpListener, Arc<Entrance>)], admin: &TcpListener) -> Result<Addresses, AppError> {
+    let real = |listener: &TcpListener| {
+        listener.local_addr().map_err(|source| AppError::Bind {
+            what: "a socket at",
+            address: "its own address".to_owned(),
+            source,
+        })
+    };
+    let listeners = listeners
+        .iter()
+        .map(|(listener, entrance)| Ok((entrance.name.clone(), real(listener)?)))
+        .collect::<Result<_, AppError>>()?;
+    Ok(Addresses { listeners, admin: real(admin)?, control: config.control.socket.clone() })
+}
+
+/// Reads the configuration file again; what cannot change while the gate stands is a mistake.
+fn reread(file: &Path, now: &Config) -> Result<Config, String> {
+    let new = Config::read(file).map_err(|report: config::Report| report.to_string())?;
+    let places = |config: &Config| config.listeners.iter().map(|l| (l.name.clone(), l.address)).collect::<Vec<_>>();
+    let fixed = [
+        ("listeners (names and addresses)", places(&new) != places(now)),
+        ("admin.address", new.admin.address != now.admin.address),
+        ("control.socket", new.control.socket != now.control.socket),
+        ("state.directory", new.state.directory != now.state.directory),
+        ("audit.file", new.audit.file != now.audit.file),
+        ("identity.trust_domain", new.identity.trust_domain != now.identity.trust_domain),
+    ];
+    let changed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+    if changed.is_empty() {
+        Ok(new)
+    } else {
+        Err(format!("{}: cannot change while the gate stands; restart it", changed.join(", ")))
+    }
+}

@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::proxy::normalise;
+use crate::proxy::settings::{ListenerPart, Parts};
 use crate::{action, admin, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
 
 use document::Place;
@@ -78,6 +80,39 @@ impl Config {
         let mut config = Self::parse(&text, &origin, &|name| std::env::var(name).ok())?;
         config.resolve(path.parent().unwrap_or(Path::new("")));
         Ok(config)
+    }
+
+    /// What requests need of the configuration.
+    pub fn parts(&self) -> Parts<'_> {
+        let listeners = self
+            .listeners
+            .iter()
+            .map(|listener| ListenerPart {
+                name: &listener.name,
+                server_names: &listener.server_names,
+                health: listener.health.as_ref().map(|health| health.path.as_str()),
+                sse_last_event: listener.sse_last_event,
+                routes: &listener.routes,
+            })
+            .collect();
+        Parts {
+            environment: &self.environment,
+            listeners,
+            upstreams: &self.upstreams,
+            resources: &self.resources,
+            workloads: &self.workloads,
+            address_lists: &self.address_lists,
+            windows: &self.time_windows,
+            decision: &self.policy.decision,
+            result: self.policy.result,
+            body_limit: self.policy.limits.body.bytes(),
+            body_depth: self.policy.limits.depth,
+            head: normalise::Limits { header_bytes: self.limits.header_bytes.bytes(), headers: self.limits.headers },
+            input_detail: self.audit.input,
+            exchanges_per_identity: self.limits.per_identity.exchanges,
+            reassess_every: self.exchanges.reassess_every.0,
+            retained: self.exchanges.retained.0,
+        }
     }
 
     /// Reads a text; `origin` is what a report calls it. Relative paths stay as they are.

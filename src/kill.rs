@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::decision::Cause;
-use crate::exchange::{Exchange, KillId, Kind, Registry, Selector, StandingKill};
+use crate::exchange::{Exchange, KillId, Kind, Reached, Registry, Selector, StandingKill};
 use crate::metrics::Metrics;
 use crate::store::{Change, Store, StoreError};
 
@@ -84,6 +84,8 @@ struct Stored {
 struct Struck {
     id: Option<KillId>,
     exchanges: Vec<Arc<Exchange>>,
+    /// Cut by somebody else and not over yet: this kill has not happened before those are.
+    falling: Vec<Arc<Exchange>>,
     connections: usize,
     stored: Option<oneshot::Receiver<bool>>,
 }
@@ -121,7 +123,7 @@ impl Door {
             "a session without a task is all an identity does; it can do nothing more until this kill ends or is lifted".to_owned()
         });
         let struck = self.strike(order)?;
-        let pending = pending(&struck.exchanges).await;
+        let pending = pending(struck.exchanges.iter().chain(&struck.falling)).await;
         let durable = match struck.stored {
             Some(stored) => stored.await.unwrap_or(false),
             None => true,
@@ -207,13 +209,14 @@ impl Door {
             self.count_standing();
             stored = Some((id, created));
         }
-        let reached = self.registry.cut_matching(&order.selector, Cause::Kill, id);
-        let (connections, exchanges): (Vec<_>, Vec<_>) = reached.into_iter().partition(|e| e.kind == Kind::Connection);
+        let Reached { cut, mut falling } = self.registry.cut_matching(&order.selector, Cause::Kill, id);
+        let (connections, exchanges): (Vec<_>, Vec<_>) = cut.into_iter().partition(|e| e.kind == Kind::Connection);
+        falling.retain(|exchange| exchange.kind != Kind::Connection);
         for exchange in &exchanges {
             self.count(exchange, Cause::Kill);
         }
         let stored = stored.map(|(id, created)| self.store(id, created, order));
-        Ok(Struck { id, exchanges, connections: connections.len(), stored })
+        Ok(Struck { id, exchanges, falling, connections: connections.len(), stored })
     }
 
     fn store(&self, id: KillId, created: u64, order: Order) -> oneshot::Receiver<bool> {
@@ -265,15 +268,15 @@ fn check(order: &Order) -> Result<(), KillError> {
 }
 
 /// How many of them are not over after the time a kill waits.
-async fn pending(exchanges: &[Arc<Exchange>]) -> usize {
+async fn pending<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchange>> + Clone) -> usize {
     let all = async {
-        for exchange in exchanges {
+        for exchange in exchanges.clone() {
             poll_fn(|cx| exchange.cut.poll_over(cx)).await;
         }
     };
     let _ = tokio::time::timeout(ACKNOWLEDGED_WITHIN, all).await;
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    exchanges.iter().filter(|exchange| exchange.cut.poll_over(&mut cx).is_pending()).count()
+    exchanges.filter(|exchange| exchange.cut.poll_over(&mut cx).is_pending()).count()
 }
 
 /// The thread that stores: whatever has gathered is one transaction, so a storm of kills costs a few syncs and not one each.

@@ -17,8 +17,8 @@
 //! | 4 | proxy | one exchange, top to bottom |
 //! | 3 | judge | facts, input, verdict: the only room that reads policy and state together |
 //! | 2 | policy session action upstream kill | what verdicts read, where requests go, the one door of cuts |
-//! | 1 | exchange tls wire socket audit metrics store | registry and cut; certificates; bytes; written to, never asked upward |
-//! | 0 | spiffe verdict decision units | words; import nothing from the crate |
+//! | 1 | verdict exchange tls wire socket audit metrics store | registry and cut; certificates; bytes; written to, never asked upward |
+//! | 0 | spiffe decision units | words; import nothing from the crate |
 //!
 //! # How a request falls
 //!

@@ -1,8 +1,21 @@
 //! Change → the open exchanges it touches → judge again → cut.
+//!
+//! In: a tick of the sweep, an activation, an identity that ended. Out: how many were open and how many were cut. Runs on the worker
+//! that owns the exchanges, in slices between requests. What must stay true: every failing exchange is signalled before any is waited
+//! for, and a rehearsal changes nothing.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::decision::Cause;
+use crate::judge::Judge;
+use crate::proxy::again::Again;
+use crate::proxy::downstream::Downstream;
+use crate::proxy::open::Open;
+use crate::proxy::worker::{Worker, since_epoch};
 use crate::units::{Size, Span};
 
 /// `exchanges`: how open exchanges are watched.
@@ -18,5 +31,107 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self { reassess_every: Span::seconds(30), retained: Size::mib(64) }
+    }
+}
+
+/// How many exchanges are judged between two looks at what else waits.
+const SLICE: usize = 64;
+/// A decision whose exchange is still open is told after this.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// What a reassessment found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reassessed {
+    pub open: usize,
+    pub cut: usize,
+}
+
+/// One tick: leases, certificates, timers, overdue upstreams, decisions that wait to be told.
+pub fn sweep(worker: &Worker, now: Instant) {
+    let wall = since_epoch(SystemTime::now());
+    for open in worker.open() {
+        if now.duration_since(open.began) > TELL_AFTER {
+            // Told, not waited for: it is durable already, or its durability was waited for before it was forwarded.
+            drop(open.tell_decision());
+        }
+        open.end_late_farewell();
+        if !open.exchange().cut.is_admitted() {
+            continue;
+        }
+        if let Some(cause) = ended(&open, now, wall) {
+            worker.services.door.cut(open.exchange(), cause);
+            continue;
+        }
+        open.look_at_upstream(now);
+        if now.duration_since(open.judged()) >= open.reassess_every() {
+            judge(worker, &open);
+        }
+    }
+    worker.pool.sweep(now);
+}
+
+fn ended(open: &Open, now: Instant, wall: Duration) -> Option<Cause> {
+    if open.flow.lease().max_age.is_some_and(|most| now.duration_since(open.began) >= most) {
+        return Some(Cause::LeaseAge);
+    }
+    let expired = open.downstream.peer.as_ref().is_some_and(|peer| wall.as_secs() >= peer.not_after);
+    expired.then_some(Cause::CertificateExpired)
+}
+
+/// Judges everything open on this worker by the generation in force.
+pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
+    let generation = worker.services.registry.generation();
+    let mut found = Reassessed::default();
+    for (place, open) in worker.open().into_iter().enumerate() {
+        if place % SLICE == SLICE - 1 {
+            tokio::task::yield_now().await;
+        }
+        // What is admitted after the activation was judged by it.
+        if open.exchange().generation() < generation && open.exchange().cut.is_admitted() {
+            found.open += 1;
+            found.cut += usize::from(judge(worker, &open));
+        }
+    }
+    found
+}
+
+/// Cuts what is open for peers that would not be let in any more.
+pub fn withdraw(worker: &Worker, ended: &[Rc<Downstream>]) {
+    for open in worker.open() {
+        if ended.iter().any(|downstream| Rc::ptr_eq(downstream, &open.downstream)) {
+            worker.services.door.cut(open.exchange(), Cause::IdentityWithdrawn);
+        }
+    }
+}
+
+/// How many of what is open here a generation would cut that is not in force.
+pub async fn rehearse(worker: &Rc<Worker>, mut candidate: Judge) -> Reassessed {
+    let mut found = Reassessed::default();
+    for (place, open) in worker.open().into_iter().enumerate() {
+        if place % SLICE == SLICE - 1 {
+            tokio::task::yield_now().await;
+        }
+        match open.rehearse(&mut candidate) {
+            Again::Goes => found.open += 1,
+            Again::Ends(..) => {
+                found.open += 1;
+                found.cut += 1;
+            }
+            Again::NotYet => {}
+        }
+    }
+    found
+}
+
+fn judge(worker: &Worker, open: &Open) -> bool {
+    match open.judge_again() {
+        Again::Goes | Again::NotYet => false,
+        Again::Ends(cause, kill) => {
+            let first = worker.services.door.cut(open.exchange(), cause);
+            if let Some(kill) = kill {
+                open.carry_out(kill);
+            }
+            first
+        }
     }
 }

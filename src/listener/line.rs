@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{LAST_WORDS_WITHIN, Limits, unix_now};
 use crate::exchange::{Registered, Side};
 use crate::proxy::downstream::Downstream;
-use crate::proxy::flow::{Flow, Stage};
+use crate::proxy::flow::Flow;
 use crate::tls::{self, Holder, ListenerRules};
 use crate::wire::Monitor;
 
@@ -135,9 +135,6 @@ impl Line {
         if overdue && (self.is_killed() || self.identity_ended()) {
             self.close(Close::Now);
         }
-        if let Some(flow) = &*self.current.borrow() {
-            end_late_farewell(flow);
-        }
         if let Some(monitor) = &*self.monitor.borrow() {
             let late = |since: Option<Instant>, bound: Duration| since.is_some_and(|since| now.duration_since(since) > bound);
             if late(monitor.head_begun(), limits.header_timeout.0) {
@@ -169,14 +166,6 @@ impl Line {
             self.admitted_by.set(identity.revision());
         }
         !admitted
-    }
-}
-
-/// A last word may take a second.
-pub(super) fn end_late_farewell(flow: &Flow) {
-    let late = flow.exchange.cut.order().is_some_and(|(since, _)| since > LAST_WORDS_WITHIN);
-    if late && flow.stage() == Stage::Farewell {
-        flow.end_farewell();
     }
 }
 

@@ -20,15 +20,14 @@ use super::question::{Body, Question, Under};
 use super::respond::Stop;
 use super::settings::Settings;
 use crate::audit::{InputDetail, Outcome, Why};
-use crate::decision::{Enforcement, Phase, Reason, Refusal, Scope};
-use crate::exchange::{SecondLook, Selector};
+use crate::decision::{Enforcement, Phase, Reason, Refusal};
+use crate::exchange::SecondLook;
 use crate::judge::Generation;
 use crate::judge::body;
 use crate::judge::facts::Plan;
-use crate::kill::Order;
 use crate::policy::Footprint;
 use crate::session::View;
-use crate::verdict::{Edits, KillOrder, Verdict};
+use crate::verdict::{Edits, Verdict};
 
 /// How often a request is judged again because the generation moved under it.
 const TRIES: usize = 3;
@@ -153,26 +152,10 @@ fn judge(open: &Rc<Open>, under: Under<'_>, question: &Question, session: &View,
         }
         Enforcement::Enforce => {
             if let Some(kill) = verdict.kill {
-                kill_as_ordered(open, kill);
+                open.carry_out(kill);
             }
             Err(Stop::Denied(reason, verdict.denial))
         }
-    }
-}
-
-/// Carries out a kill the policy asked for with its denial.
-fn kill_as_ordered(open: &Open, kill: KillOrder) {
-    let caller = &open.downstream.caller;
-    let selector = match kill.scope {
-        // The denial itself ends this exchange, and its id never comes back.
-        Scope::Exchange => return,
-        Scope::Session => Selector { session: Some(caller.session.clone()), ..Selector::default() },
-        Scope::Identity => Selector { spiffe_id: Some(caller.spiffe_id.clone()), ..Selector::default() },
-    };
-    let order =
-        Order { selector, reason: format!("asked for by the policy in {}", open.id), by: "policy".to_owned(), ttl: kill.ttl };
-    if let Err(error) = open.worker.services.door.kill_now(order) {
-        tracing::error!(exchange = %open.id, %error, "a kill the policy asked for was refused");
     }
 }
 

@@ -1,0 +1,270 @@
+//! Changes while the gate stands: policy activated, rolled back or rehearsed, configuration and certificates read again.
+//!
+//! In: an order of an operator, a file that changed, SIGHUP. Out: a new generation and how many open exchanges it cut, or the old
+//! state and a report. What must stay true: a bad policy, configuration or certificate keeps the last good one, and says so in the
+//! log, the metrics and `status`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use tokio::sync::oneshot;
+
+use super::worker::{Command, Handle};
+use super::{Addresses, Shared, load_identity, reread};
+use crate::config::Config;
+use crate::control::{Activated, EntryStatus, ExchangeRow, PolicyError, ReadStatus, SvidStatus};
+use crate::judge::Judge;
+use crate::metrics::BundleFailure;
+use crate::policy::{Footprint, KillScope, Policy, Report};
+use crate::proxy::open::Row;
+use crate::proxy::settings::Settings;
+use crate::proxy::worker::since_epoch;
+use crate::reassess::Reassessed;
+
+impl Shared {
+    /// Says what stands where.
+    pub(super) fn describe(&self, config: &Config, addresses: &Addresses) {
+        let identity = self.holder.current();
+        self.services.metrics.svid_expiry.set(seconds_as_f64(identity.not_after()));
+        self.status.update(|status| {
+            status.version = env!("CARGO_PKG_VERSION").to_owned();
+            status.environment = config.environment.clone();
+            status.listeners = addresses.listeners.iter().map(|(name, address)| (name.clone(), address.to_string())).collect();
+            status.svid = SvidStatus { spiffe_id: identity.spiffe_id().to_string(), not_after: identity.not_after() };
+        });
+    }
+
+    /// Compiles a policy and puts it in force for every worker. Slow: never on a worker, nor where operators wait for other answers.
+    pub(super) fn put_in_force(&self, config: &Config, policy: Arc<Policy>) -> Result<u64, Report> {
+        for warning in policy.warnings() {
+            tracing::warn!(%warning, "the policy has a warning");
+        }
+        let generation = self.bench.activate(Arc::clone(&policy), &config.policy.may_kill)?;
+        let metrics = &self.services.metrics;
+        metrics.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        let now = since_epoch(SystemTime::now()).as_secs();
+        for bundle in policy.revisions().keys() {
+            metrics.bundle(bundle).last_success.set(seconds_as_f64(now));
+        }
+        tracing::info!(generation, revisions = ?policy.revisions(), "policy in force");
+        self.status.update(|status| {
+            status.policy.generation = generation;
+            status.policy.activated_at = now;
+            status.policy.revisions = policy.revisions().clone();
+            status.policy.entries = policy
+                .entries()
+                .iter()
+                .enumerate()
+                .map(|(at, entry)| entry_status(&entry.decision, policy.footprint(at)))
+                .collect();
+            status.policy.warnings = policy.warnings().iter().map(ToString::to_string).collect();
+            status.policy.last_error = None;
+        });
+        Ok(generation)
+    }
+
+    /// Reads the bundles again and puts them in force, then judges everything open anew. `dry_run` only counts.
+    pub(super) async fn activate(&self, config: &Config, workers: &[Handle], dry_run: bool) -> Result<Activated, String> {
+        let entries = self.services.settings().entries.clone();
+        let loading = config.policy.clone();
+        let loaded = blocking(move || Policy::load(&loading, &entries)).await?;
+        let policy = loaded.map(Arc::new).map_err(|report| self.refused(config, &report, dry_run))?;
+        self.switch_to(config, workers, policy, dry_run).await
+    }
+
+    /// Puts the policy before the one in force back.
+    pub(super) async fn roll_back(&self, config: &Config, workers: &[Handle], dry_run: bool) -> Result<Activated, String> {
+        let previous = self.bench.previous().ok_or("there is no earlier policy to go back to")?;
+        self.switch_to(config, workers, previous, dry_run).await
+    }
+
+    async fn switch_to(
+        &self,
+        config: &Config,
+        workers: &[Handle],
+        policy: Arc<Policy>,
+        dry_run: bool,
+    ) -> Result<Activated, String> {
+        let revisions: BTreeMap<String, String> = policy.revisions().clone();
+        let (generation, found) = if dry_run {
+            (None, self.rehearse(&config.policy.may_kill, workers, policy).await?)
+        } else {
+            let (shared, switching) = (self.clone(), config.clone());
+            let put = blocking(move || shared.put_in_force(&switching, policy)).await?;
+            let generation = put.map_err(|report| self.refused(config, &report, false))?;
+            (Some(generation), ask(workers, Command::Reassess).await)
+        };
+        if let Some(generation) = generation {
+            tracing::info!(generation, open = found.open, cut = found.cut, "open exchanges judged again");
+        }
+        Ok(Activated { generation, open: found.open, cut: found.cut, revisions, dry_run })
+    }
+
+    async fn rehearse(&self, may_kill: &[KillScope], workers: &[Handle], policy: Arc<Policy>) -> Result<Reassessed, String> {
+        let (bench, may_kill) = (Arc::clone(&self.bench), may_kill.to_vec());
+        let candidates: Vec<Judge> =
+            blocking(move || bench.candidates(&policy, &may_kill, 0)).await?.map_err(|report| report.to_string())?;
+        let mut replies = Vec::new();
+        for (worker, candidate) in workers.iter().zip(candidates) {
+            let (reply, answer) = oneshot::channel();
+            let _ = worker.commands.send(Command::Rehearse(Box::new(candidate), reply));
+            replies.push(answer);
+        }
+        Ok(sum(replies).await)
+    }
+
+    fn refused(&self, config: &Config, report: &Report, dry_run: bool) -> String {
+        let text = report.to_string();
+        if !dry_run {
+            for bundle in config.policy.bundles.keys() {
+                self.services.metrics.bundle(bundle).failures.of(BundleFailure::Refused).inc();
+            }
+            tracing::error!(report = %text, "the policy was refused; the last good one judges on");
+            let at = since_epoch(SystemTime::now()).as_secs();
+            self.status.update(|status| status.policy.last_error = Some(PolicyError { at, report: text.clone() }));
+        }
+        text
+    }
+
+    /// Reads certificate, key and bundles again.
+    pub(super) fn reload_identity(&self, config: &Config, workers: &[Handle]) {
+        match load_identity(config) {
+            Ok(identity) => {
+                let identity = self.holder.replace(identity);
+                self.services.metrics.svid_expiry.set(seconds_as_f64(identity.not_after()));
+                tracing::info!(spiffe_id = %identity.spiffe_id(), not_after = identity.not_after(), "certificates reloaded");
+                self.status.update(|status| {
+                    status.svid = SvidStatus { spiffe_id: identity.spiffe_id().to_string(), not_after: identity.not_after() };
+                });
+                for worker in workers {
+                    let _ = worker.commands.send(Command::CheckIdentities);
+                }
+            }
+            Err(error) => tracing::error!(%error, "certificates were refused; the last good ones stay"),
+        }
+    }
+
+    /// Reads the configuration again; a reload is an activation.
+    pub(super) async fn reload(&self, file: &Path, now: &Config, workers: &[Handle]) -> Option<Config> {
+        let new = match reread(file, now) {
+            Ok(new) => new,
+            Err(report) => {
+                tracing::error!(%report, "the configuration was refused; the last good one stays");
+                return None;
+            }
+        };
+        match Settings::new(&new.parts(), &self.services.metrics) {
+            Ok(settings) => {
+                let (loading, entries) = (new.policy.clone(), settings.entries.clone());
+                let loaded = blocking(move || Policy::load(&loading, &entries)).await;
+                let policy = match loaded {
+                    Ok(Ok(policy)) => Arc::new(policy),
+                    Ok(Err(report)) => {
+                        self.refused(&new, &report, false);
+                        return None;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the configuration was not reloaded");
+                        return None;
+                    }
+                };
+                self.services.replace_settings(settings);
+                if let Err(error) = self.switch_to(&new, workers, policy, false).await {
+                    tracing::error!(%error, "the policy of the new configuration was refused");
+                }
+            }
+            Err(mistakes) => {
+                tracing::error!(report = %mistakes.join("; "), "the configuration was refused; the last good one stays");
+                return None;
+            }
+        }
+        self.services.audit.reopen();
+        self.reload_identity(&new, workers);
+        Some(new)
+    }
+
+    /// Ready to be sent traffic.
+    pub(super) fn set_ready(&self, ready: bool) {
+        self.services.ready.store(ready, Ordering::Relaxed);
+        self.status.update(|status| status.ready = ready);
+    }
+}
+
+/// What is open, from every worker.
+pub(super) async fn exchanges(workers: &[Handle]) -> Vec<ExchangeRow> {
+    let mut rows = Vec::new();
+    for worker in workers {
+        let (reply, answer) = oneshot::channel();
+        let _ = worker.commands.send(Command::List(reply));
+        rows.extend(answer.await.unwrap_or_default());
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.age));
+    rows.into_iter().map(exchange_row).collect()
+}
+
+fn exchange_row(row: Row) -> ExchangeRow {
+    ExchangeRow {
+        id: row.id,
+        spiffe_id: row.spiffe_id,
+        session: row.session,
+        listener: row.listener,
+        protocol: row.protocol.code().to_owned(),
+        method: row.method,
+        host: row.host,
+        path: row.path,
+        upstream: row.upstream,
+        status: row.status,
+        age_seconds: row.age.as_secs(),
+        bytes_in: row.bytes_in,
+        bytes_out: row.bytes_out,
+        generation: row.generation,
+    }
+}
+
+fn entry_status(decision: &str, footprint: &Footprint) -> EntryStatus {
+    let reads = footprint.paths.iter().map(|(path, place)| ReadStatus {
+        path: std::iter::once("input").chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join("."),
+        place: format!("{}:{}", place.file, place.line),
+    });
+    EntryStatus {
+        decision: decision.to_owned(),
+        reads: reads.collect(),
+        whole: footprint.whole,
+        clock: footprint.clock,
+        builtins: footprint.builtins.keys().cloned().collect(),
+        engine: "interpreter".to_owned(),
+    }
+}
+
+async fn ask(workers: &[Handle], command: impl Fn(oneshot::Sender<Reassessed>) -> Command) -> Reassessed {
+    let mut replies = Vec::new();
+    for worker in workers {
+        let (reply, answer) = oneshot::channel();
+        let _ = worker.commands.send(command(reply));
+        replies.push(answer);
+    }
+    sum(replies).await
+}
+
+async fn sum(replies: Vec<oneshot::Receiver<Reassessed>>) -> Reassessed {
+    let mut total = Reassessed::default();
+    for reply in replies {
+        let found = reply.await.unwrap_or_default();
+        total.open += found.open;
+        total.cut += found.cut;
+    }
+    total
+}
+
+/// Runs what would hold up everybody else on a thread for such things.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| format!("the gate failed while reading: {error}"))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double's 53 bits for 285 million years")]
+fn seconds_as_f64(seconds: u64) -> f64 {
+    seconds as f64
+}

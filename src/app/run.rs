@@ -1,0 +1,349 @@
+//! From open to closed: start the threads, serve, drain, write the last line of the record.
+//!
+//! SIGTERM (or SIGINT) drains: readiness goes first, nothing more is accepted, idle connections close, HTTP/2 gets GOAWAY, and what
+//! is open may go on until `limits.drain`; then it is cut. A second signal cuts at once. SIGHUP reads everything again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::accept::accept;
+use super::change::exchanges;
+use super::worker::{self, Command, Handle};
+use super::{Addresses, App, AppError, Shared};
+use crate::admin::{self, Probes};
+use crate::config::Config;
+use crate::control::{self, Control, Order};
+use crate::decision::Cause;
+use crate::exchange::{Kind, Registry};
+use crate::intake::{Token, Watch};
+use crate::policy::bundle;
+use crate::tls::Source;
+
+/// How often bundles and certificates are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// What is cut at the end of a drain has this long to say so.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
+
+/// A gate on threads of its own.
+pub struct Running {
+    addresses: Addresses,
+    registry: Arc<Registry>,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<Result<(), AppError>>,
+}
+
+impl Running {
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What is open and what is killed, as a test or an embedding program may look at it.
+    pub const fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Drains, and waits until everything is written.
+    ///
+    /// # Errors
+    /// What went wrong while it ran or ended.
+    pub fn stop(self) -> Result<(), AppError> {
+        let _ = self.stop.send(true);
+        self.thread.join().map_err(|_| AppError::Panicked)?
+    }
+}
+
+impl App {
+    /// Serves on this thread until SIGTERM or SIGINT, then drains.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or the record could not be written to its end.
+    pub fn run(self) -> Result<(), AppError> {
+        let (_stop, stopped) = watch::channel(false);
+        self.serve(stopped, true)
+    }
+
+    /// Serves on threads of its own, without looking at signals.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(self) -> Result<Running, AppError> {
+        let (stop, stopped) = watch::channel(false);
+        let (addresses, registry) = (self.addresses.clone(), Arc::clone(&self.parts.services.registry));
+        let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || self.serve(stopped, false));
+        Ok(Running { addresses, registry, stop, thread: thread.map_err(AppError::Thread)? })
+    }
+
+    fn serve(self, stop: watch::Receiver<bool>, signals: bool) -> Result<(), AppError> {
+        let Self { config, file, addresses, listeners, admin, control, writer, retired, house, parts } = self;
+        spawn("record", move || writer.run())?;
+        spawn("reaper", move || retired.into_iter().for_each(drop))?;
+        let mut workers = Vec::new();
+        for (index, seat) in parts.bench.seats().iter().enumerate() {
+            let services = Arc::clone(&parts.services);
+            workers.push(worker::start(services, index, Arc::clone(seat), config.limits.clone()).map_err(AppError::Thread)?);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Thread)?;
+        let gate = Gate { config, file, house, parts, workers: Arc::new(workers), addresses };
+        runtime.block_on(gate.stand(listeners, admin, control, stop, signals))
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), AppError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop).map_err(AppError::Thread)
+}
+
+/// A gate that stands, on its control thread.
+struct Gate {
+    config: Config,
+    file: Option<PathBuf>,
+    house: Arc<crate::listener::House>,
+    parts: Shared,
+    workers: Arc<Vec<Handle>>,
+    addresses: Addresses,
+}
+
+/// What ends the time of standing.
+enum Event {
+    Stop,
+    Reload,
+    Order(Order),
+    Look,
+    Sweep,
+}
+
+impl Gate {
+    async fn stand(
+        mut self,
+        listeners: Vec<(std::net::TcpListener, Arc<crate::listener::Entrance>)>,
+        admin: std::net::TcpListener,
+        control: std::os::unix::net::UnixListener,
+        stop: watch::Receiver<bool>,
+        signals: bool,
+    ) -> Result<(), AppError> {
+        let (closing, closed) = watch::channel(false);
+        let mut accepting = JoinSet::new();
+        for (listener, entrance) in listeners {
+            let metrics = Arc::clone(&self.parts.services.metrics);
+            accepting.spawn(accept(listener, entrance, Arc::clone(&self.workers), metrics));
+        }
+        let mut serving = JoinSet::new();
+        let (orders, mut ordered) = mpsc::channel(64);
+        serving.spawn(control::serve(control, self.control(orders), closed.clone()));
+        serving.spawn(admin::serve(admin, self.probes(), closed));
+        let mut signals = Signals::listen(signals).map_err(AppError::Thread)?;
+        let mut stop = stop;
+        let mut bundles = Watch::new(self.bundles());
+        let mut certificates = Watch::new(self.certificates());
+        let (mut look, mut sweep) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(SWEEP_EVERY));
+        self.parts.set_ready(true);
+        for (name, address) in &self.addresses.listeners {
+            tracing::info!(listener = %name, %address, "listening");
+        }
+        loop {
+            let event = tokio::select! {
+                biased;
+                signal = signals.next() => signal,
+                () = stopped(&mut stop) => Event::Stop,
+                Some(order) = ordered.recv() => Event::Order(order),
+                _ = sweep.tick() => Event::Sweep,
+                _ = look.tick() => Event::Look,
+            };
+            match event {
+                Event::Stop => break,
+                Event::Reload => self.reload(&mut bundles, &mut certificates).await,
+                Event::Order(order) => self.obey(order, &mut bundles).await,
+                Event::Look => self.look(&mut bundles, &mut certificates).await,
+                Event::Sweep => self.sweep(),
+            }
+        }
+        accepting.shutdown().await;
+        self.drain(&mut signals).await;
+        self.end(closing, serving).await
+    }
+
+    fn control(&self, orders: mpsc::Sender<Order>) -> Control {
+        Control {
+            door: Arc::clone(&self.parts.services.door),
+            sessions: Arc::clone(&self.parts.services.sessions),
+            audit: self.parts.services.audit.clone(),
+            status: Arc::clone(&self.parts.status),
+            orders,
+            config: self.config.control.clone(),
+        }
+    }
+
+    fn probes(&self) -> Probes {
+        let (status, services) = (Arc::clone(&self.parts.status), Arc::clone(&self.parts.services));
+        Probes {
+            ready: Arc::new(move || {
+                let status = status.read();
+                match (status.draining, status.ready) {
+                    (true, _) => Err("draining".to_owned()),
+                    (false, false) => Err("starting".to_owned()),
+                    (false, true) => Ok(()),
+                }
+            }),
+            metrics: Arc::new(move || {
+                services.audit.lag();
+                (services.metrics.encode(), services.metrics.content_type())
+            }),
+        }
+    }
+
+    async fn obey(&mut self, order: Order, bundles: &mut Watch<Bundles>) {
+        match order {
+            Order::Activate { dry_run, reply } => {
+                let taken = self.bundles();
+                let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run).await);
+                if !dry_run {
+                    bundles.take(taken);
+                }
+            }
+            Order::Rollback { dry_run, reply } => {
+                let _ = reply.send(self.parts.roll_back(&self.config, &self.workers, dry_run).await);
+            }
+            Order::Exchanges { reply } => {
+                let _ = reply.send(exchanges(&self.workers).await);
+            }
+        }
+    }
+
+    async fn look(&mut self, bundles: &mut Watch<Bundles>, certificates: &mut Watch<Token>) {
+        if bundles.changed(self.bundles()) {
+            // What is wrong with it is in the log, the metrics and the status; nobody waits here for an answer.
+            let _ = self.parts.activate(&self.config, &self.workers, false).await;
+        }
+        if certificates.changed(self.certificates()) {
+            self.parts.reload_identity(&self.config, &self.workers);
+        }
+    }
+
+    async fn reload(&mut self, bundles: &mut Watch<Bundles>, certificates: &mut Watch<Token>) {
+        let Some(file) = self.file.clone() else { return };
+        tracing::info!(file = %file.display(), "reading the configuration again");
+        if let Some(new) = self.parts.reload(&file, &self.config, &self.workers).await {
+            self.config = new;
+            bundles.take(self.bundles());
+            certificates.take(self.certificates());
+        }
+    }
+
+    fn sweep(&self) {
+        let (now, services) = (Instant::now(), &self.parts.services);
+        services.door.sweep(now);
+        services.sessions.sweep(now);
+        services.metrics.sessions_open.set(i64::try_from(services.sessions.len()).unwrap_or(i64::MAX));
+    }
+
+    fn bundles(&self) -> Bundles {
+        self.config.policy.bundles.values().map(|source| bundle::fingerprint(&source.path).ok()).collect()
+    }
+
+    fn certificates(&self) -> Token {
+        let Source::Files(files) = &self.config.identity.source;
+        let paths = [&files.certificate, &files.private_key].into_iter().chain(files.bundles.values());
+        Token::of(paths.map(PathBuf::as_path))
+    }
+
+    async fn drain(&self, signals: &mut Signals) {
+        tracing::info!("draining");
+        self.parts.status.update(|status| status.draining = true);
+        self.parts.set_ready(false);
+        self.tell(|| Command::Drain);
+        let deadline = Instant::now() + self.config.limits.drain.0;
+        while self.house.connections() > 0 && Instant::now() < deadline {
+            tokio::select! {
+                biased;
+                event = signals.next() => {
+                    if matches!(event, Event::Stop) {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep(DRAIN_TICK) => {}
+            }
+        }
+        let door = &self.parts.services.door;
+        let open = door.registry().collect(|exchange| exchange.kind != Kind::Connection);
+        let cut = open.iter().filter(|exchange| door.cut(exchange, Cause::Shutdown)).count();
+        if cut > 0 {
+            tracing::warn!(cut, "the drain is over; what was open has been cut");
+            let over = async {
+                for exchange in &open {
+                    std::future::poll_fn(|cx| exchange.cut.poll_over(cx)).await;
+                }
+            };
+            let _ = tokio::time::timeout(CUT_WITHIN, over).await;
+        }
+    }
+
+    async fn end(self, closing: watch::Sender<bool>, mut serving: JoinSet<()>) -> Result<(), AppError> {
+        self.tell(|| Command::Stop);
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            // The accept loops are gone, so nobody else holds the workers any more.
+            let Ok(workers) = Arc::try_unwrap(workers).map_err(|_| AppError::Panicked) else { return Ok(()) };
+            workers
+                .into_iter()
+                .filter_map(|worker| worker.thread)
+                .try_for_each(|thread| thread.join().map_err(|_| AppError::Panicked))
+        });
+        let joined = joined.await.map_err(|_| AppError::Panicked)?;
+        let _ = closing.send(true);
+        let _ = tokio::time::timeout(CUT_WITHIN, async { while serving.join_next().await.is_some() {} }).await;
+        self.parts.services.audit.close().await?;
+        tracing::info!("closed");
+        joined
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for worker in self.workers.iter() {
+            let _ = worker.commands.send(command());
+        }
+    }
+}
+
+type Bundles = Vec<Option<bundle::Fingerprint>>;
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone is nobody's order to stop.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The signals a gate obeys; none where it runs inside another program.
+struct Signals(Option<Listening>);
+
+struct Listening {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen(wanted: bool) -> std::io::Result<Self> {
+        if !wanted {
+            return Ok(Self(None));
+        }
+        let on = |kind| signal(kind);
+        let (terminate, interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        Ok(Self(Some(Listening { terminate, interrupt, hang_up: on(SignalKind::hangup())? })))
+    }
+
+    async fn next(&mut self) -> Event {
+        let Some(Listening { terminate, interrupt, hang_up }) = &mut self.0 else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => Event::Stop,
+            _ = interrupt.recv() => Event::Stop,
+            _ = hang_up.recv() => Event::Reload,
+        }
+    }
+}

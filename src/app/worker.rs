@@ -1,0 +1,94 @@
+//! The thread of one worker: its runtime, its connections, its sweep.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use crate::judge::{Judge, Seat};
+use crate::listener::{self, Accepted, Limits, Lines};
+use crate::proxy::open::Row;
+use crate::proxy::worker::{Services, Worker};
+use crate::reassess::{self, Reassessed};
+
+/// How often a worker looks at everything it carries. A lease, a timer or a certificate is at most this late.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a worker is told.
+pub(super) enum Command {
+    Carry(Box<Accepted>),
+    Reassess(oneshot::Sender<Reassessed>),
+    Rehearse(Box<Judge>, oneshot::Sender<Reassessed>),
+    List(oneshot::Sender<Vec<Row>>),
+    /// Roots or rules changed: cut what was admitted under those that are gone.
+    CheckIdentities,
+    Drain,
+    Stop,
+}
+
+/// A worker, as the other threads see it.
+pub(super) struct Handle {
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    /// Connections it carries; the acceptor picks the least.
+    pub(super) load: Arc<AtomicUsize>,
+    pub(super) thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the thread.
+pub(super) fn start(services: Arc<Services>, index: usize, seat: Arc<Seat>, limits: Limits) -> std::io::Result<Handle> {
+    // Connections are bounded by `limits.connections` before they are sent, everything else is asked for by one thread at a time.
+    let (commands, received) = mpsc::unbounded_channel();
+    let load = Arc::new(AtomicUsize::new(0));
+    let carried = Arc::clone(&load);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let worker = Rc::new(Worker::new(services, index, seat));
+        LocalSet::new().block_on(&runtime, work(worker, Rc::new(Lines::new(limits)), received, carried));
+    })?;
+    Ok(Handle { commands, load, thread: Some(thread) })
+}
+
+async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::UnboundedReceiver<Command>, load: Arc<AtomicUsize>) {
+    tokio::task::spawn_local(tick(Rc::clone(&worker), Rc::clone(&lines)));
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Carry(accepted) => {
+                let (worker, lines, load) = (Rc::clone(&worker), Rc::clone(&lines), Arc::clone(&load));
+                tokio::task::spawn_local(async move {
+                    listener::carry(worker, lines, *accepted).await;
+                    load.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+            Command::Reassess(reply) => {
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(async move { reply.send(reassess::reassess(&worker).await) });
+            }
+            Command::Rehearse(judge, reply) => {
+                let worker = Rc::clone(&worker);
+                tokio::task::spawn_local(async move { reply.send(reassess::rehearse(&worker, *judge).await) });
+            }
+            Command::List(reply) => {
+                let _ = reply.send(worker.open().iter().filter_map(|open| open.row()).collect());
+            }
+            Command::CheckIdentities => reassess::withdraw(&worker, &lines.ended_identities()),
+            Command::Drain => lines.drain(),
+            Command::Stop => break,
+        }
+    }
+}
+
+async fn tick(worker: Rc<Worker>, lines: Rc<Lines>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let now = Instant::now();
+        worker.clock.set(now);
+        lines.sweep(now);
+        reassess::sweep(&worker, now);
+    }
+}
