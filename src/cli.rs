@@ -139,6 +139,33 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn every_command_reads_what_the_gate_answers() {
+        let api = crate::control::tests::Api::start();
+        let selector = "--spiffe-id spiffe://a.org/x --reason r --ttl 15m";
+        for (line, wanted) in [
+            ("status", ExitCode::SUCCESS),
+            ("status --json", ExitCode::SUCCESS),
+            ("sessions --spiffe-id spiffe://a.org/x", ExitCode::SUCCESS),
+            ("sessions none", ExitCode::from(1)),
+            ("exchanges", ExitCode::SUCCESS),
+            (&format!("kill {selector}"), ExitCode::SUCCESS),
+            ("kills", ExitCode::SUCCESS),
+            ("kills lift 3f2a3f2a-0000-4000-8000-000000000000", ExitCode::from(1)),
+            ("policy", ExitCode::SUCCESS),
+            ("policy activate --dry-run", ExitCode::SUCCESS),
+            ("policy activate", ExitCode::SUCCESS),
+            // The test's builder refuses to go back.
+            ("policy rollback", ExitCode::from(1)),
+        ] {
+            let socket = api.socket.display().to_string();
+            let words: Vec<String> = format!("portcullis {line} --socket {socket}").split(' ').map(str::to_owned).collect();
+            let code = tokio::task::spawn_blocking(|| main(words)).await.unwrap();
+            assert_eq!(format!("{code:?}"), format!("{wanted:?}"), "{line}");
+        }
+        assert_eq!(api.registry.standing().len(), 1);
+    }
+
     #[test]
     fn a_kill_of_everybody_or_without_a_reason_is_no_command_line() {
         for line in ["kill --reason r", "kill --upstream u", "kill --upstream u --reason r --ttl 15", "run", "check"] {

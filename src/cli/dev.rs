@@ -13,7 +13,7 @@ pub(super) struct Arguments {
     /// Walks through what the gate does, and ends.
     #[arg(long)]
     tour: bool,
-    /// Where certificates, policy and configuration are put [default: a temporary directory]
+    /// Where certificates, policy and configuration are put [default: .portcullis-dev; with --tour, .portcullis-dev/tour]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
 //! `portcullis run`: the gate, until it is told to stop and has drained.
 //!
-//! In: a configuration. Out: addresses on stderr as soon as they are bound, then the log. Text for a terminal, JSON for a collector;
+//! In: a configuration. Out: the log, on stderr. Text for a terminal, JSON for a collector;
 //! what is logged is chosen by `PORTCULLIS_LOG` (the syntax of RUST_LOG).
 
 use std::io::{self, IsTerminal as _};
@@ -10,7 +10,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::failure::Failure;
-use crate::app::App;
+use crate::app::{App, AppError};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -25,13 +25,14 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         Failure::misuse(format!("the configuration has mistakes\n{report}")).hint("`portcullis check -c FILE` tells them too")
     })?;
     log()?;
-    let app = App::bind(config).map_err(|error| Failure::new(error.to_string()))?;
+    let app = App::bind(config).map_err(unfit)?.reloading_from(&arguments.config);
     let addresses = app.addresses();
-    for (listener, address) in &addresses.listeners {
-        tracing::info!(%listener, %address, "listening");
-    }
-    tracing::info!(admin = %addresses.admin, control = %addresses.control.display(), "listening");
-    app.run().map_err(|error| Failure::new(error.to_string()))
+    tracing::info!(admin = %addresses.admin, control = %addresses.control.display(), "bound");
+    app.run().map_err(unfit)
+}
+
+fn unfit(error: AppError) -> Failure {
+    if error.is_usage() { Failure::misuse(error.to_string()) } else { Failure::new(error.to_string()) }
 }
 
 /// Sends the log to stderr; stdout may be the record's.

@@ -20,10 +20,14 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Ite
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Names and values below each other.
+/// Names and values below each other; `-` where there is no value.
 pub(super) fn pairs<const N: usize>(pairs: [(&str, String); N]) -> String {
     let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
-    pairs.iter().map(|(name, value)| format!("{name:<width$}  {}", clean(value))).collect::<Vec<_>>().join("\n")
+    let lines = pairs.iter().map(|(name, value)| match value.as_str() {
+        "" => format!("{name:<width$}  -"),
+        value => format!("{name:<width$}  {}", clean(value)),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The text with every control character and every mark that turns the writing direction written out.
@@ -70,7 +74,7 @@ mod tests {
         let rows = [["ä".to_owned(), "1".to_owned()], ["long name".to_owned(), String::new()]];
         assert_eq!(table(["NAME", "OPEN"], rows), "NAME       OPEN\nä          1\nlong name");
         assert_eq!(table(["NAME"], []), "NAME");
-        assert_eq!(pairs([("a", "1".to_owned()), ("long", "2".to_owned())]), "a     1\nlong  2");
+        assert_eq!(pairs([("a", "1".to_owned()), ("long", String::new())]), "a     1\nlong  -");
     }
 
     #[test]
