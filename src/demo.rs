@@ -29,6 +29,7 @@ use tour::Scene;
 use crate::app::{Addresses, App};
 use crate::config::Config;
 use crate::spiffe::SpiffeId;
+use crate::units::since_epoch;
 
 /// Where `dev` keeps its files when nobody names a directory; the tour has a folder in it, so that both can run at once.
 const DIRECTORY: &str = ".portcullis-dev";
@@ -109,7 +110,7 @@ fn program() -> Result<PathBuf, String> {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    since_epoch(SystemTime::now()).as_secs()
 }
 
 fn told(error: impl std::fmt::Display) -> String {

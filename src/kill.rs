@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use crate::decision::Cause;
 use crate::exchange::{Exchange, KillId, Kind, Reached, Registry, Selector, StandingKill};
 use crate::metrics::Metrics;
 use crate::store::{Change, Store, StoreError};
+use crate::units::since_epoch;
 
 /// How long a kill waits for workers to say that a cut has happened.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
@@ -198,7 +199,7 @@ impl Door {
         let id = stands.then(|| KillId(uuid::Uuid::new_v4()));
         let mut stored = None;
         if let Some(id) = id {
-            let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let created = since_epoch(SystemTime::now()).as_secs();
             let expires = order.ttl.map(|ttl| Instant::now() + ttl);
             let kill = StandingKill {
                 id,
@@ -317,7 +318,7 @@ fn keep(store: &Store, changes: &mpsc::Receiver<Storing>) {
 impl Stored {
     /// `None` when its time was over before the restart.
     fn standing(self, id: KillId, wall: SystemTime, now: Instant) -> Option<StandingKill> {
-        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let wall = since_epoch(wall).as_secs();
         let expires = match self.expires {
             Some(expires) if expires <= wall => return None,
             Some(expires) => Some(now + Duration::from_secs(expires - wall)),

@@ -387,5 +387,5 @@ fn downstream(
 
 /// Now, as certificates count it.
 fn unix_now() -> UnixTime {
-    UnixTime::since_unix_epoch(crate::proxy::worker::since_epoch(SystemTime::now()))
+    UnixTime::since_unix_epoch(crate::units::since_epoch(SystemTime::now()))
 }

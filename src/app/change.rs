@@ -21,9 +21,9 @@ use crate::metrics::BundleFailure;
 use crate::policy::{KillScope, Policy, Report};
 use crate::proxy::open::Row;
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::since_epoch;
 use crate::reassess::Reassessed;
 use crate::tls::Identity;
+use crate::units::since_epoch;
 
 impl Shared {
     /// Says what stands where.

@@ -17,7 +17,7 @@ use super::flow::{Flow, Overdue, Stage};
 use super::normalise::Request;
 use super::record;
 use super::settings::{Listener, Settings, Target};
-use super::worker::{Worker, since_epoch};
+use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why};
 use crate::decision::{Basis, Ending, Enforcement, Phase, Protocol, Reason, Scope};
 use crate::exchange::{Exchange, ExchangeId, Kind, Registered, Selector};
@@ -26,6 +26,7 @@ use crate::judge::body::Parsed;
 use crate::kill::Order;
 use crate::metrics;
 use crate::session::{Past, View};
+use crate::units::since_epoch;
 use crate::verdict::KillOrder;
 
 /// See the module.
@@ -311,7 +312,7 @@ impl Open {
         let mut permit = self.permit.borrow_mut();
         let Some(permit) = permit.as_mut() else { return };
         let mut story = self.story.borrow_mut();
-        if self.exchange().cut.cause().is_some() && story.status.is_none_or(|_| story.ending != Some(Ending::Denied)) {
+        if self.exchange().cut.cause().is_some() && story.ending != Some(Ending::Denied) {
             story.ending = Some(Ending::Cut);
         } else if std::thread::panicking() {
             story.ending.get_or_insert(Ending::Panic);

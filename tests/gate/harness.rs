@@ -275,7 +275,7 @@ fn unchunk(mut text: &str) -> String {
     while let Some((size, rest)) = text.split_once("\r\n") {
         let size = usize::from_str_radix(size.trim(), 16).unwrap();
         whole.push_str(&rest[..size]);
-        text = &rest[size..].trim_start_matches("\r\n");
+        text = rest[size..].trim_start_matches("\r\n");
         if size == 0 {
             break;
         }
