@@ -11,5 +11,6 @@
 
 mod cuts;
 mod harness;
+mod life;
 mod swaps;
 mod walk;
