@@ -179,7 +179,10 @@ impl Registry {
     /// acknowledged.
     pub fn cut_matching(&self, selector: &Selector, cause: Cause, kill: Option<KillId>) -> Reached {
         let mut reached = Reached::default();
-        for exchange in self.collect(|exchange| selector.matches(exchange)) {
+        let mut matching = self.collect(|exchange| selector.matches(exchange));
+        // What is on a connection goes first, so that it ends in its own way and not in its connection's.
+        matching.sort_by_key(|exchange| exchange.kind == Kind::Connection);
+        for exchange in matching {
             if self.cut(&exchange, cause, kill) {
                 reached.cut.push(exchange);
             } else if !exchange.cut.is_over() {

@@ -118,7 +118,7 @@ async fn an_activation_cuts_what_it_would_not_admit_and_can_be_asked_beforehand(
             tokio::task::block_in_place(|| gate.control("POST", "/v1/policy/activate", "{\"dry_run\": true}"));
         assert_eq!((status, &rehearsed["cut"]), (200, &1.into()), "{rehearsed}");
         let (status, done) = tokio::task::block_in_place(|| gate.control("POST", "/v1/policy/activate", "{}"));
-        assert_eq!(status, 200, "{done}");
+        assert_eq!((status, &done["cut"], &done["open"]), (200, &1.into(), &2.into()), "{done}");
         let end = crate::cuts::drain(stopped).await.1;
         assert!(end.is_err(), "{protocol:?}: a cut stream ended cleanly");
         crate::cuts::some_bytes(&mut going, 64 * 1024).await;
