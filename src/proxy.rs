@@ -35,7 +35,6 @@ use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRAILER, UPGRADE};
-use http::request::Parts;
 use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -90,9 +89,9 @@ fn root() -> String {
 }
 
 /// Answers one request. Never fails: whatever goes wrong is a denial.
-pub async fn serve(open: Rc<Open>, head: Parts) -> Response<Reply> {
-    let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    let mut walk = pin!(pass(&open, head));
+pub async fn serve(open: Rc<Open>) -> Response<Reply> {
+    let grpc = open.asks_for_grpc();
+    let mut walk = pin!(pass(&open));
     let stopped = poll_fn(|cx| {
         if let Poll::Ready(cause) = open.exchange().cut.poll(Side::Downstream, cx) {
             return Poll::Ready(Err(Stop::Cut(cause)));
@@ -107,18 +106,15 @@ pub async fn serve(open: Rc<Open>, head: Parts) -> Response<Reply> {
 }
 
 /// The walk of a request.
-async fn pass(open: &Rc<Open>, mut head: Parts) -> Result<Response<Reply>, Stop> {
+async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     // Before we know you: room for the record, one reading, a name that is ours, a proven caller.
     let settings = open.worker.settings();
     open.story(|story| story.settings = Some(Rc::clone(&settings)));
+    let listener = settings.listener(open.downstream.listener).ok_or(Stop::denied(Reason::Internal))?;
+    let read = open.read(|head| normalise::normalise(head, &listener.reading));
     let room = open.worker.services.audit.reserve(2).await.map_err(|_| Stop::Refused(Refusal::RecordFull))?;
     open.hold(room);
-    let listener = settings.listener(open.downstream.listener).ok_or(Stop::denied(Reason::Internal))?;
-    let request = match normalise::normalise(&mut head, &listener.reading) {
-        Ok(request) => request,
-        Err(refusal) => return Err(unreadable(open, &head, refusal)),
-    };
-    open.story(|story| story.asked = Some((request.method.to_string(), request.path.clone())));
+    let request = read.ok_or(Stop::denied(Reason::Internal))??;
     served_here(open, listener, &request)?;
     let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
 
@@ -135,12 +131,6 @@ async fn pass(open: &Rc<Open>, mut head: Parts) -> Result<Response<Reply>, Stop>
     let last_event = listener.sse_last_event;
     let (answer, lease, added) = send(open, admitted).await?;
     Ok(answer_with(open, answer, lease, added, last_event))
-}
-
-fn unreadable(open: &Open, head: &Parts, refusal: Refusal) -> Stop {
-    let target = crate::audit::readable_target(head.uri.to_string().as_bytes());
-    open.story(|story| story.asked = Some((head.method.to_string(), target)));
-    Stop::Refused(refusal)
 }
 
 /// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).

@@ -162,6 +162,18 @@ impl Audit {
         }
     }
 
+    /// Room for one line of an exchange that ended before it had reserved any: what is there now, for nothing may wait in a `Drop`.
+    /// Without any the permit loses its line, counted.
+    pub fn reserve_at_last(&self) -> Permit {
+        match self.shared.room.try_acquire() {
+            Ok(found) => {
+                found.forget();
+                Permit { audit: self.clone(), kept: 1, lossy: false }
+            }
+            Err(_) => Permit { audit: self.clone(), kept: 0, lossy: true },
+        }
+    }
+
     /// True when a decision must be recorded before the first byte goes up.
     pub fn durable_before_forwarding(&self) -> bool {
         self.shared.durability != Durability::Queued

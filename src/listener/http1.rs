@@ -99,9 +99,19 @@ pub(super) async fn carry(
         monitor.poll_rejected(cx).map(End::Rejected)
     })
     .await;
-    if let End::Rejected(rejection) = end {
-        let wire = connection.into_parts().io.into_inner();
-        reject(&worker, &entrance, &downstream, wire, rejection).await;
+    match end {
+        End::Rejected(rejection) => {
+            let wire = connection.into_parts().io.into_inner();
+            reject(&worker, &entrance, &downstream, wire, rejection).await;
+        }
+        End::Done | End::Cut => {
+            drop(connection);
+            // A head behind an exchange that took the connection with it was refused all the same.
+            if let Some(rejection) = monitor.take_rejection() {
+                let id = uuid::Uuid::new_v4().to_string();
+                record_rejection(&worker, &entrance, &downstream, &id, &rejection, Protocol::Http1).await;
+            }
+        }
     }
 }
 
@@ -122,15 +132,14 @@ fn answer(
     let close = line.order() == Close::AfterOne;
     let tail = TailGuard(monitor.clone());
     let ready = health(worker, downstream, &request);
-    let (head, body) = request.into_parts();
     let open = ready.is_none().then(|| {
-        let open = Open::new(Rc::clone(worker), Rc::clone(downstream), body);
+        let open = Open::new(Rc::clone(worker), Rc::clone(downstream), request);
         line.carry(Rc::clone(&open.flow));
         open
     });
     async move {
         let mut response = match (open, ready) {
-            (Some(open), _) => serve(open, head).await,
+            (Some(open), _) => serve(open).await,
             (None, ready) => respond::health(ready.unwrap_or(false)),
         };
         if close {

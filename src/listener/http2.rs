@@ -99,13 +99,12 @@ fn answer(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Reply>, Infallible>> + 'static + use<> {
     let ready = health(worker, downstream, &request);
-    let (head, body) = request.into_parts();
-    let open = ready.is_none().then(|| Open::new(Rc::clone(worker), Rc::clone(downstream), body));
+    let open = ready.is_none().then(|| Open::new(Rc::clone(worker), Rc::clone(downstream), request));
     handed.0.replace(open.as_ref().map(|open| Rc::clone(&open.flow)));
     let last = (line.order() == Close::AfterOne).then(|| Rc::clone(line));
     async move {
         let response = match (open, ready) {
-            (Some(open), _) => serve(open, head).await,
+            (Some(open), _) => serve(open).await,
             (None, ready) => respond::health(ready.unwrap_or(false)),
         };
         if let Some(line) = last {

@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -57,8 +58,8 @@ enum Try {
 ///
 /// # Errors
 /// Why it is not admitted.
-pub(super) async fn admit(open: &Rc<Open>, request: Request, session: &View) -> Result<Admitted, Stop> {
-    let mut asked = Question { request: Rc::new(request), body: Body::Unread, rewritten: false };
+pub(super) async fn admit(open: &Rc<Open>, request: Rc<Request>, session: &View) -> Result<Admitted, Stop> {
+    let mut asked = Question { request, body: Body::Unread, rewritten: false };
     for _ in 0..TRIES {
         match attempt(open, &mut asked, session).await? {
             Try::Admitted(admitted) => return Ok(*admitted),
@@ -70,8 +71,9 @@ pub(super) async fn admit(open: &Rc<Open>, request: Request, session: &View) -> 
 
 async fn attempt(open: &Rc<Open>, asked: &mut Question, session: &View) -> Result<Try, Stop> {
     let (generation, settings) = open.worker.generation().map_err(|_| Stop::denied(Reason::NoPolicy))?;
-    open.story(|story| story.settings = Some(Rc::clone(&settings)));
+    note_try(open, &settings, asked);
     let (place, under) = route(open, &settings, &asked.request)?;
+    note_route(open, place, under);
     // A request that is killed already need not be judged, and its body need not be read.
     if open.worker.services.registry.standing().matching(open.exchange(), Instant::now()).is_some() {
         return Err(Stop::denied(Reason::Killed));
@@ -81,15 +83,15 @@ async fn attempt(open: &Rc<Open>, asked: &mut Question, session: &View) -> Resul
         asked.body = read_body(open, &settings, &asked.request).await?;
     }
     let mut question = asked.clone();
-    note_question(open, place, under, &question);
     let mut verdict = judge(open, under, &question, session, &generation)?;
     let mut edits = vec![std::mem::take(&mut verdict.edits)];
     if edits.iter().any(Edits::change_the_question)
         && let Some(rewritten) = rewrite(open, &settings, asked, &edits).await?
     {
         question = rewritten;
+        note_question(open, &question);
         let (place, under) = route(open, &settings, &question.request)?;
-        note_question(open, place, under, &question);
+        note_route(open, place, under);
         verdict = judge(open, under, &question, session, &generation)?;
         edits.push(std::mem::take(&mut verdict.edits));
         still(&question, edits.last())?;
@@ -115,17 +117,31 @@ fn route<'s>(open: &Open, settings: &'s Settings, request: &Request) -> Result<(
     Ok((place, Under { settings, route, target }))
 }
 
-fn note_question(open: &Open, place: usize, under: Under<'_>, question: &Question) {
+/// Noted before anything can stop the request: a denial tells as much of it as an allow.
+fn note_try(open: &Open, settings: &Rc<Settings>, asked: &Question) {
+    open.story(|story| (story.settings, story.route) = (Some(Rc::clone(settings)), None));
+    note_question(open, asked);
+}
+
+fn note_question(open: &Open, question: &Question) {
     open.story(|story| {
-        story.route = Some(place);
-        story.enforcement = Some(under.route.enforcement);
         story.request = Some(Rc::clone(&question.request));
         story.rewritten = question.rewritten;
     });
 }
 
+fn note_route(open: &Open, place: usize, under: Under<'_>) {
+    open.story(|story| (story.route, story.enforcement) = (Some(place), Some(under.route.enforcement)));
+}
+
 /// Asks, and turns a denial into a stop unless the route only observes.
-fn judge(open: &Rc<Open>, under: Under<'_>, question: &Question, session: &View, generation: &Generation) -> Result<Verdict, Stop> {
+fn judge(
+    open: &Rc<Open>,
+    under: Under<'_>,
+    question: &Question,
+    session: &View,
+    generation: &Arc<Generation>,
+) -> Result<Verdict, Stop> {
     let judgement = under.ask(open, question, session, Phase::Request).ok_or(Stop::denied(Reason::NoPolicy))?;
     if judgement.generation != generation.number {
         return Err(Stop::denied(Reason::Unsettled));
@@ -138,6 +154,7 @@ fn judge(open: &Rc<Open>, under: Under<'_>, question: &Question, session: &View,
     let verdict = judgement.verdict.clone();
     open.story(|story| {
         story.judgement = Some(judgement);
+        story.generation = Some(Arc::clone(generation));
         story.decided_at = Some(SystemTime::now());
     });
     if verdict.allowed {
@@ -227,7 +244,7 @@ fn same(a: &Question, b: &Question) -> bool {
 fn forward(open: &Rc<Open>, settings: &Rc<Settings>, question: &Question, edits: &[Edits]) -> Result<Admitted, Stop> {
     let refused = |error: &edit::EditError| edit_refused(open, error);
     let mut request = (*question.request).clone();
-    let mut response_headers = Vec::new();
+    let mut response_headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
     for edits in edits {
         let headers_only = Edits {
             headers: edits.headers.clone(),
@@ -235,7 +252,10 @@ fn forward(open: &Rc<Open>, settings: &Rc<Settings>, question: &Question, edits:
             ..Edits::default()
         };
         edit::apply(&headers_only, &mut request, None).map_err(|error| refused(&error))?;
-        response_headers = edit::response_headers(&edits.response_headers_to_add).map_err(|error| refused(&error))?;
+        let added = edit::response_headers(&edits.response_headers_to_add).map_err(|error| refused(&error))?;
+        // A policy that was asked twice says most of it twice: its later word on a name replaces the earlier one.
+        response_headers.retain(|(name, _)| !added.iter().any(|(later, _)| later == name));
+        response_headers.extend(added);
     }
     let peer = open.downstream.peer.as_ref().ok_or(Stop::Refused(Refusal::NoIdentity))?;
     peer.headers.write(&mut request).map_err(|error| refused(&error))?;

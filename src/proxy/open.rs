@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use http::Method;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::downstream::Downstream;
@@ -18,11 +21,11 @@ use super::normalise::Request;
 use super::record;
 use super::settings::{Listener, Settings, Target};
 use super::worker::Worker;
-use crate::audit::{Outcome, Permit, Why};
-use crate::decision::{Basis, Ending, Enforcement, Phase, Protocol, Reason, Scope};
+use crate::audit::{Outcome, Permit, Why, readable_target};
+use crate::decision::{Basis, Ending, Enforcement, Phase, Protocol, Reason, Refusal, Scope};
 use crate::exchange::{Exchange, ExchangeId, Kind, Registered, Selector};
-use crate::judge::Judgement;
 use crate::judge::body::Parsed;
+use crate::judge::{Generation, Judgement};
 use crate::kill::Order;
 use crate::metrics;
 use crate::session::{Past, View};
@@ -42,6 +45,8 @@ pub struct Open {
     registered: Registered,
     place: Cell<usize>,
     _gauge: Option<metrics::Open>,
+    /// Until it is read: a client may be gone before its request was looked at once.
+    head: RefCell<Option<Parts>>,
     permit: RefCell<Option<Permit>>,
     story: RefCell<Story>,
     kept: RefCell<Option<Kept>>,
@@ -63,6 +68,8 @@ pub(super) struct Story {
     pub(super) why: Option<Why>,
     pub(super) enforcement: Option<Enforcement>,
     pub(super) judgement: Option<Judgement>,
+    /// The generation that judged; another may be in force when the line is written.
+    pub(super) generation: Option<Arc<Generation>>,
     pub(super) record_input: Option<regorus::Value>,
     pub(super) edits: Vec<String>,
     pub(super) fault: Option<String>,
@@ -119,7 +126,8 @@ const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 impl Open {
     /// Registers a request that has just come in.
-    pub fn new(worker: Rc<Worker>, downstream: Rc<Downstream>, body: Incoming) -> Rc<Self> {
+    pub fn new(worker: Rc<Worker>, downstream: Rc<Downstream>, request: http::Request<Incoming>) -> Rc<Self> {
+        let (head, body) = request.into_parts();
         let id = ExchangeId(uuid::Uuid::new_v4());
         let exchange = Arc::new(Exchange::new(id, Kind::Exchange(downstream.protocol), Arc::clone(&downstream.caller)));
         let registered = worker.services.registry.register(worker.index, Arc::clone(&exchange));
@@ -134,6 +142,7 @@ impl Open {
             registered,
             place: Cell::new(usize::MAX),
             _gauge: gauge,
+            head: RefCell::new(Some(head)),
             permit: RefCell::new(None),
             story: RefCell::default(),
             kept: RefCell::default(),
@@ -150,6 +159,31 @@ impl Open {
 
     pub fn exchange(&self) -> &Arc<Exchange> {
         self.registered.exchange()
+    }
+
+    pub(super) fn asks_for_grpc(&self) -> bool {
+        let head = self.head.borrow();
+        let kind = head.as_ref().and_then(|head| head.headers.get(CONTENT_TYPE));
+        kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    }
+
+    /// True when the client wants no body.
+    pub(super) fn asks_for_head(&self) -> bool {
+        let story = self.story.borrow();
+        let read = story.request.as_ref().is_some_and(|request| request.method == Method::HEAD);
+        let refused = story.asked.as_ref().is_some_and(|(method, _)| method == Method::HEAD.as_str());
+        read || refused || self.head.borrow().as_ref().is_some_and(|head| head.method == Method::HEAD)
+    }
+
+    /// Reads the head, once, and notes what it asks for whether or not it has one form; `None` when it was read before.
+    pub(super) fn read<E>(&self, read: impl FnOnce(&mut Parts) -> Result<Request, E>) -> Option<Result<Rc<Request>, E>> {
+        let mut head = self.head.take()?;
+        let request = read(&mut head).map(Rc::new);
+        self.story(|story| match &request {
+            Ok(request) => story.request = Some(Rc::clone(request)),
+            Err(_) => story.asked = Some(asked(&head)),
+        });
+        Some(request)
     }
 
     pub(super) fn hold(&self, permit: Permit) {
@@ -298,20 +332,31 @@ impl Open {
 
     /// Writes the decision line, if it is not written yet, and returns how to wait for it.
     pub fn tell_decision(&self) -> Option<crate::audit::Ack> {
-        if self.told.get() || self.story.borrow().outcome.is_none() {
+        // Between two verdicts of a rewrite there is an outcome that is not the last one.
+        let story = self.story.borrow();
+        let decided = story.outcome.is_some() && (self.exchange().cut.is_admitted() || story.ending.is_some());
+        if self.told.get() || !decided {
             return None;
         }
         let mut permit = self.permit.borrow_mut();
         let permit = permit.as_mut()?;
         self.told.set(true);
-        Some(record::decision(self, &self.story.borrow(), permit))
+        Some(record::decision(self, &story, permit))
     }
 
     /// Writes its last line: the decision line, or the closing line where that one was written early.
     fn tell_end(&self) {
-        let mut permit = self.permit.borrow_mut();
-        let Some(permit) = permit.as_mut() else { return };
         let mut story = self.story.borrow_mut();
+        let mut permit = self.permit.borrow_mut();
+        if permit.is_none() && story.why == Some(Why::Refused(Refusal::RecordFull)) {
+            // Counted to the record by the reservation that found no room.
+            return;
+        }
+        let permit = permit.get_or_insert_with(|| self.worker.services.audit.reserve_at_last());
+        if let Some(unread) = self.head.take() {
+            story.asked = Some(asked(&unread));
+            story.settings.get_or_insert_with(|| self.worker.settings());
+        }
         if self.exchange().cut.cause().is_some() && story.ending != Some(Ending::Denied) {
             story.ending = Some(Ending::Cut);
         } else if std::thread::panicking() {
@@ -346,6 +391,11 @@ impl Open {
         }
         sessions.leave(id, self.worker.clock.get());
     }
+}
+
+/// What a head asks for that nobody read, or that has no one form.
+fn asked(head: &Parts) -> (String, String) {
+    (head.method.to_string(), readable_target(head.uri.to_string().as_bytes()))
 }
 
 impl Drop for Open {

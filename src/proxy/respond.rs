@@ -53,6 +53,23 @@ struct Told<'a> {
 
 /// Answers a request that does not pass, and notes in its story why.
 pub fn stop(open: &Rc<Open>, grpc: bool, stop: Stop) -> Response<Reply> {
+    let mut response = told(open, grpc, stop);
+    if has_no_content(open, response.status())
+        && let Reply::Own { bytes, .. } = response.body_mut()
+    {
+        bytes.take();
+    }
+    response
+}
+
+/// hyper leaves a body out where HTTP/1.1 would be broken by it; on HTTP/2 it sends what it is given, and a client then resets the
+/// stream instead of reading the denial (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6 and 15.4.5).
+fn has_no_content(open: &Open, status: StatusCode) -> bool {
+    let empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    empty || (open.downstream.protocol == Protocol::Http2 && open.asks_for_head())
+}
+
+fn told(open: &Rc<Open>, grpc: bool, stop: Stop) -> Response<Reply> {
     match stop {
         Stop::Refused(refusal) => refused(open, grpc, refusal),
         Stop::Denied(reason, denial) => denied(open, grpc, reason, &denial),

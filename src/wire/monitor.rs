@@ -94,6 +94,11 @@ impl Monitor {
         Poll::Pending
     }
 
+    /// The rejection that no answer can follow any more, because the connection is over.
+    pub fn take_rejection(&self) -> Option<Rejection> {
+        self.shared.rejection.borrow_mut().take()
+    }
+
     /// Why the body of the exchange that is open was refused, if it was; hyper then reports a body error.
     pub fn body_refusal(&self) -> Option<Refusal> {
         self.shared.body_refusal.get()

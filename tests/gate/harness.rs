@@ -75,6 +75,11 @@ impl Setup {
 
     /// Lets the gate stand in front of `upstream`.
     pub fn start(self, upstream: SocketAddr) -> Gate {
+        self.start_with(upstream, |yaml| yaml)
+    }
+
+    /// Like [`Setup::start`], with the configuration changed by `edit` before the gate reads it.
+    pub fn start_with(self, upstream: SocketAddr, edit: impl Fn(String) -> String) -> Gate {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
         std::fs::write(folder.path().join("bundle.pem"), authority.ca_pem()).unwrap();
@@ -84,7 +89,7 @@ impl Setup {
         std::fs::create_dir(folder.path().join("policy")).unwrap();
         std::fs::write(folder.path().join("policy/policy.rego"), &self.policy).unwrap();
         std::fs::write(folder.path().join("policy/data.json"), &self.data).unwrap();
-        std::fs::write(folder.path().join("gate.yaml"), self.yaml(upstream)).unwrap();
+        std::fs::write(folder.path().join("gate.yaml"), edit(self.yaml(upstream))).unwrap();
         Gate::open(folder, authority)
     }
 
@@ -571,4 +576,127 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
+}
+
+impl Gate {
+    /// Puts another policy on the disk, whole at once; the gate finds it by itself.
+    pub fn write_policy(&self, policy: &str) {
+        self.write_bundle("policy.rego", policy);
+    }
+
+    pub fn write_bundle(&self, name: &str, text: &str) {
+        let beside = self.path("next");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, self.path("policy").join(name)).unwrap();
+    }
+
+    /// What the record holds by now; a line that is being written is not there yet.
+    pub fn record_now(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.path("decisions.jsonl")).unwrap_or_default();
+        text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Sends bytes on an HTTP/1.1 connection of their own, ends the sending side where `end` says so, and returns what came back.
+    pub async fn raw(&self, path: &str, bytes: &[u8], end: bool) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = self.connect(path, b"http/1.1").await;
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        if end {
+            stream.shutdown().await.unwrap();
+        }
+        let mut answer = Vec::new();
+        // How the connection ends is not the question here; what came before it is.
+        let _ = within("the connection to end", stream.read_to_end(&mut answer)).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A TLS connection to a name.
+    pub async fn connect_named(&self, config: Arc<rustls::ClientConfig>, name: &'static str) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from(name).unwrap();
+        within("the handshake", TlsConnector::from(config).connect(name, stream)).await.unwrap()
+    }
+
+    /// A client on a connection that is there already.
+    pub async fn over(protocol: Speaks, stream: TlsStream<TcpStream>) -> Client {
+        match protocol {
+            Speaks::Http1 => {
+                let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection);
+                Client::One(Http1(sender))
+            }
+            Speaks::Http2 => {
+                let (sender, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+                tokio::spawn(connection);
+                Client::Two(Http2(sender))
+            }
+        }
+    }
+}
+
+impl Speaks {
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
+/// A request body that a test feeds by hand; dropping the sender ends it, an error breaks it off.
+pub fn by_hand() -> (tokio::sync::mpsc::Sender<std::io::Result<Bytes>>, Boxed) {
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
+    (sender, http_body_util::StreamBody::new(ByHand(receiver)).boxed())
+}
+
+struct ByHand(tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl futures_core::Stream for ByHand {
+    type Item = std::io::Result<hyper::body::Frame<Bytes>>;
+
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|next| next.map(|bytes| bytes.map(hyper::body::Frame::data)))
+    }
+}
+
+/// An upstream that keeps the bytes of its connections as they come, and answers 200 when `last` is among them.
+pub fn tap(last: &'static str) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, bytes) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<u8>>>::default());
+    let kept = Arc::clone(&bytes);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let kept = Arc::clone(&kept);
+            std::thread::spawn(move || {
+                let mut own = Vec::new();
+                loop {
+                    let before = own.len();
+                    if !fill(&mut stream, &mut own).unwrap_or(false) {
+                        return;
+                    }
+                    kept.lock().unwrap().extend_from_slice(&own[before..]);
+                    if own.windows(last.len()).any(|window| window == last.as_bytes()) {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello");
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, bytes)
+}
+
+/// A client's TLS configuration without a certificate.
+pub fn anonymous(alpn: &[u8]) -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Arc::new(config)
 }

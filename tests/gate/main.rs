@@ -10,7 +10,9 @@
 )]
 
 mod cuts;
+mod deny;
 mod harness;
 mod life;
+mod record;
 mod swaps;
 mod walk;
