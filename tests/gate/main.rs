@@ -2,4 +2,6 @@
 
 mod cuts;
 mod harness;
+mod promises;
+mod threats;
 mod walk;
