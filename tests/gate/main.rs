@@ -13,6 +13,8 @@ mod cuts;
 mod deny;
 mod harness;
 mod life;
+mod promises;
 mod record;
 mod swaps;
+mod threats;
 mod walk;
