@@ -614,13 +614,6 @@ impl Gate {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// A TLS connection to a name.
-    pub async fn connect_named(&self, config: Arc<rustls::ClientConfig>, name: &'static str) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let name = ServerName::try_from(name).unwrap();
-        within("the handshake", TlsConnector::from(config).connect(name, stream)).await.unwrap()
-    }
-
     /// A client on a connection that is there already.
     pub async fn over(protocol: Speaks, stream: TlsStream<TcpStream>) -> Client {
         match protocol {
