@@ -30,10 +30,11 @@ use crate::listener::{Entrance, House};
 use crate::metrics::{AuditOutcome, Metrics, MetricsError};
 use crate::policy::{Policy, Report};
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::{Services, since_epoch};
+use crate::proxy::worker::Services;
 use crate::session::Sessions;
 use crate::store::{Store, StoreError};
 use crate::tls::{self, Holder, Identity, IdentityError, ListenerRules};
+use crate::units::since_epoch;
 
 pub use run::Running;
 

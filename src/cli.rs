@@ -1,1 +1,176 @@
 //! The command line, one file a command.
+//!
+//! In: arguments. Out: data on stdout, talk on stderr, an exit code: 0 ok, 1 failed, 64 usage or configuration (sysexits.h EX_USAGE).
+//! Everything written to stdout goes through [`data`], so that a reader who has seen enough (`| head`) is no failure.
+
+mod check;
+mod client;
+mod dev;
+mod exchanges;
+mod failure;
+mod kill;
+mod kills;
+mod panic;
+mod policy;
+mod run;
+mod schema;
+mod sessions;
+mod status;
+mod table;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::{Failure, MISUSE};
+pub use panic::tell_panic;
+
+/// The gate machine identities pass through, and the only one that can drop while somebody is walking through it.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the gate.
+    Run(run::Arguments),
+    /// Reads configuration and bundles: every mistake, and what the policy depends on.
+    Check(check::Arguments),
+    /// Runs everything on this machine: a throw-away CA, a demo upstream, a policy, the gate.
+    Dev(dev::Arguments),
+    /// Prints the JSON Schema of the configuration, for editors.
+    Schema,
+    /// Shows how a running gate stands.
+    Status(status::Arguments),
+    /// Lists sessions, or shows one with what it did lately.
+    Sessions(sessions::Arguments),
+    /// Lists open exchanges.
+    Exchanges(exchanges::Arguments),
+    /// Cuts what is open and matches, and admits nothing that matches from then on.
+    Kill(kill::Arguments),
+    /// Lists the kills that stand, or lifts one.
+    Kills(kills::Arguments),
+    /// Shows the policy in force, activates the one on disk, or goes back to the one before.
+    Policy(policy::Arguments),
+}
+
+/// Carries out one command line, the program's name first.
+pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            // Help and version are what was asked for; clap writes them to stdout, and mistakes to stderr.
+            let code = if told.use_stderr() { MISUSE } else { 0 };
+            let _ = told.print();
+            return ExitCode::from(code);
+        }
+    };
+    let done = match arguments.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Dev(arguments) => dev::run(arguments),
+        Command::Schema => schema::run(),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Sessions(arguments) => sessions::run(&arguments),
+        Command::Exchanges(arguments) => exchanges::run(&arguments),
+        Command::Kill(arguments) => kill::run(arguments),
+        Command::Kills(arguments) => kills::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            talk(&failure.to_string());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Writes data to stdout, with a line end.
+fn data(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let ended = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(ended.as_bytes())).and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(format!("stdout cannot be written: {error}"))),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Says something to people. If stderr is gone there is nobody to tell.
+fn talk(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_line_of_the_contract_is_understood() {
+        Arguments::command().debug_assert();
+        for line in [
+            "run -c gate.yaml",
+            "check -c gate.yaml --json",
+            "dev --tour --directory /tmp/x",
+            "schema",
+            "status --socket a.sock --json",
+            "sessions --spiffe-id spiffe://a.org/x",
+            "sessions 0123",
+            "exchanges",
+            "kill --spiffe-id spiffe://a.org/x --trust-domain a.org --session 0 --upstream u --certificate 0 --address ::1 --reason r",
+            "kill --exchange 3f2a3f2a-0000-4000-8000-000000000000 --reason r --ttl 15m --dry-run",
+            "kills",
+            "kills lift 3f2a3f2a-0000-4000-8000-000000000000",
+            "policy",
+            "policy show",
+            "policy activate --dry-run",
+            "policy rollback --dry-run --json",
+        ] {
+            let words = std::iter::once("portcullis").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_command_reads_what_the_gate_answers() {
+        let api = crate::control::tests::Api::start();
+        let selector = "--spiffe-id spiffe://a.org/x --reason r --ttl 15m";
+        for (line, wanted) in [
+            ("status", ExitCode::SUCCESS),
+            ("status --json", ExitCode::SUCCESS),
+            ("sessions --spiffe-id spiffe://a.org/x", ExitCode::SUCCESS),
+            ("sessions none", ExitCode::from(1)),
+            ("exchanges", ExitCode::SUCCESS),
+            (&format!("kill {selector}"), ExitCode::SUCCESS),
+            ("kills", ExitCode::SUCCESS),
+            ("kills lift 3f2a3f2a-0000-4000-8000-000000000000", ExitCode::from(1)),
+            ("policy", ExitCode::SUCCESS),
+            ("policy activate --dry-run", ExitCode::SUCCESS),
+            ("policy activate", ExitCode::SUCCESS),
+            // The test's builder refuses to go back.
+            ("policy rollback", ExitCode::from(1)),
+        ] {
+            let socket = api.socket.display().to_string();
+            let words: Vec<String> = format!("portcullis {line} --socket {socket}").split(' ').map(str::to_owned).collect();
+            let code = tokio::task::spawn_blocking(|| main(words)).await.unwrap();
+            assert_eq!(format!("{code:?}"), format!("{wanted:?}"), "{line}");
+        }
+        assert_eq!(api.registry.standing().len(), 1);
+    }
+
+    #[test]
+    fn a_kill_of_everybody_or_without_a_reason_is_no_command_line() {
+        for line in ["kill --reason r", "kill --upstream u", "kill --upstream u --reason r --ttl 15", "run", "check"] {
+            let words = std::iter::once("portcullis").chain(line.split(' '));
+            assert!(Arguments::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

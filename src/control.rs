@@ -1,10 +1,42 @@
 //! The control API on a unix socket: what is open, what is killed, what judges; and the calls that change it.
+//!
+//! In: HTTP/1.1 over a socket of mode 0600, from callers the kernel names by uid. Out: JSON, and a line in the record for every call,
+//! refused ones included. What must stay true: whoever may not operate changes nothing; a call that began is carried to its end and
+//! recorded, also when its caller hangs up meanwhile; views never take the room of kills.
+//! Not a TCP port: an agent shares the network of its sidecar, and what can change enforcement must not be reachable there.
+//!
+//! ```text
+//! serve      accept → uid → caller      calls      name, role, limits, record      kills, activation, views      answers
+//! ```
+
+mod activation;
+pub mod answers;
+mod body;
+mod caller;
+mod calls;
+mod kills;
+mod reply;
+mod serve;
+mod socket;
+pub mod status;
+mod views;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::audit::Audit;
+use crate::kill::Door;
+use crate::session::Sessions;
+
+pub use answers::{Activated, ExchangeRow};
+pub use serve::serve;
+pub use socket::{ControlError, bind};
+pub use status::{EntryStatus, ListenerStatus, PolicyStatus, Read, Status, StatusBoard, SvidStatus, Unloaded};
 
 /// `control`: where operators reach the gate, and who may do what.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -38,106 +70,35 @@ pub struct Roles {
     pub operate: Vec<String>,
 }
 
-// STUB-BEGIN
-use std::sync::{Arc, Mutex};
-use tokio::sync::{mpsc, oneshot, watch};
+/// What the API acts on.
+#[derive(Debug)]
 pub struct Control {
-    pub door: Arc<crate::kill::Door>,
-    pub sessions: Arc<crate::session::Sessions>,
-    pub audit: crate::audit::Audit,
+    pub door: Arc<Door>,
+    pub sessions: Arc<Sessions>,
+    pub audit: Audit,
     pub status: Arc<StatusBoard>,
+    /// Whoever can activate and knows what is open.
     pub orders: mpsc::Sender<Order>,
     pub config: Config,
 }
+
+/// What only the builder of the gate can do or tell. A reply nobody waits for any more may be dropped.
+#[derive(Debug)]
 pub enum Order {
-    Activate { dry_run: bool, reply: oneshot::Sender<Result<Activated, String>> },
-    Rollback { dry_run: bool, reply: oneshot::Sender<Result<Activated, String>> },
-    Exchanges { reply: oneshot::Sender<Vec<ExchangeRow>> },
+    /// Reads configuration and bundles anew and puts them in force. The error is the report, one finding a line.
+    Activate {
+        dry_run: bool,
+        reply: oneshot::Sender<Result<Activated, String>>,
+    },
+    /// Puts the generation before this one in force again.
+    Rollback {
+        dry_run: bool,
+        reply: oneshot::Sender<Result<Activated, String>>,
+    },
+    Exchanges {
+        reply: oneshot::Sender<Vec<ExchangeRow>>,
+    },
 }
-pub struct Activated {
-    pub generation: Option<u64>,
-    pub open: usize,
-    pub cut: usize,
-    pub revisions: BTreeMap<String, String>,
-    pub dry_run: bool,
-}
-pub struct ExchangeRow {
-    pub id: String,
-    pub spiffe_id: String,
-    pub session: String,
-    pub listener: String,
-    pub protocol: String,
-    pub method: String,
-    pub host: String,
-    pub path: String,
-    pub upstream: Option<String>,
-    pub status: Option<u16>,
-    pub age_seconds: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub generation: u64,
-}
-#[derive(Default)]
-pub struct StatusBoard(Mutex<Status>);
-#[derive(Default, Clone)]
-pub struct Status {
-    pub version: String,
-    pub environment: String,
-    pub started: u64,
-    pub draining: bool,
-    pub ready: bool,
-    pub listeners: Vec<(String, String)>,
-    pub svid: SvidStatus,
-    pub policy: PolicyStatus,
-}
-#[derive(Default, Clone)]
-pub struct SvidStatus {
-    pub spiffe_id: String,
-    pub not_after: u64,
-}
-#[derive(Default, Clone)]
-pub struct PolicyStatus {
-    pub generation: u64,
-    pub activated_at: u64,
-    pub revisions: BTreeMap<String, String>,
-    pub entries: Vec<EntryStatus>,
-    pub warnings: Vec<String>,
-    pub last_error: Option<PolicyError>,
-}
-#[derive(Default, Clone)]
-pub struct EntryStatus {
-    pub decision: String,
-    pub reads: Vec<ReadStatus>,
-    pub whole: bool,
-    pub clock: bool,
-    pub builtins: Vec<String>,
-    pub engine: String,
-}
-#[derive(Default, Clone)]
-pub struct ReadStatus {
-    pub path: String,
-    pub place: String,
-}
-#[derive(Default, Clone)]
-pub struct PolicyError {
-    pub at: u64,
-    pub report: String,
-}
-impl StatusBoard {
-    pub fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-    pub fn read(&self) -> Status {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-}
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct ControlError;
-pub fn bind(config: &Config) -> Result<std::os::unix::net::UnixListener, ControlError> {
-    std::os::unix::net::UnixListener::bind(&config.socket).map_err(|_| ControlError)
-}
-pub async fn serve(_socket: std::os::unix::net::UnixListener, _control: Control, mut stop: watch::Receiver<bool>) {
-    let _ = stop.wait_for(|s| *s).await;
-}
-// STUB-END
+
+#[cfg(test)]
+pub(crate) mod tests;

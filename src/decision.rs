@@ -80,6 +80,8 @@ words! {
         PathParameter = "path_parameter",
         Query = "query",
         ConnectionSpecific = "connection_specific_header",
+        /// An HTTP/2 head that h2 refused by itself: malformed (RFC 9113 section 8.1.1), one stream too many, or after GOAWAY.
+        Http2Head = "http2_head",
         HeaderTimeout = "header_timeout",
         FloodControlFrames = "flood_control_frames",
         FloodResets = "flood_resets",
@@ -206,6 +208,12 @@ impl Refusal {
             Self::Draining | Self::RecordFull => 503,
             _ => 400,
         }
+    }
+
+    /// Whether somebody could have read the head otherwise than we did; then where it ends is not certain either, and what follows
+    /// on its connection must not be read as a request.
+    pub const fn has_two_readings(self) -> bool {
+        matches!(self.status(), 400 | 414 | 417 | 431 | 501 | 505)
     }
 }
 

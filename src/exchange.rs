@@ -112,6 +112,16 @@ pub enum SecondLook {
     Moved,
 }
 
+/// Whom a scan reached.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// Cut by this scan.
+    pub cut: Vec<Arc<Exchange>>,
+    /// Cut by somebody else a moment before, and not acknowledged yet: a byte of theirs may still be on its way. A kill promises for
+    /// all that it matches, so it waits for these too, whoever was first.
+    pub falling: Vec<Arc<Exchange>>,
+}
+
 /// Keeps an exchange in the registry; dropping it takes it out and marks its end.
 #[derive(Debug)]
 pub struct Registered {
@@ -165,10 +175,21 @@ impl Registry {
         self.standing.publish(kill);
     }
 
-    /// Cuts all that is open and matches, and returns it, so that the caller can wait for each to be acknowledged.
-    pub fn cut_matching(&self, selector: &Selector, cause: Cause, kill: Option<KillId>) -> Vec<Arc<Exchange>> {
-        let reached = self.collect(|exchange| selector.matches(exchange));
-        reached.into_iter().filter(|exchange| self.cut(exchange, cause, kill)).collect()
+    /// Cuts all that is open and matches, and returns all that is not over yet, so that the caller can wait for each to be
+    /// acknowledged.
+    pub fn cut_matching(&self, selector: &Selector, cause: Cause, kill: Option<KillId>) -> Reached {
+        let mut reached = Reached::default();
+        let mut matching = self.collect(|exchange| selector.matches(exchange));
+        // What is on a connection goes first, so that it ends in its own way and not in its connection's.
+        matching.sort_by_key(|exchange| exchange.kind == Kind::Connection);
+        for exchange in matching {
+            if self.cut(&exchange, cause, kill) {
+                reached.cut.push(exchange);
+            } else if !exchange.cut.is_over() {
+                reached.falling.push(exchange);
+            }
+        }
+        reached
     }
 
     /// Cuts one exchange; false when it has ended or was cut before.

@@ -7,15 +7,17 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::decision::Cause;
-use crate::exchange::{Exchange, KillId, Kind, Registry, Selector, StandingKill};
+use crate::exchange::{Exchange, KillId, Kind, Reached, Registry, Selector, StandingKill};
 use crate::metrics::Metrics;
 use crate::store::{Change, Store, StoreError};
+use crate::units::since_epoch;
 
 /// How long a kill waits for workers to say that a cut has happened.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
@@ -63,7 +65,9 @@ pub enum KillError {
 pub struct Door {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    storing: mpsc::Sender<Storing>,
+    /// `None` only while the door is being dropped.
+    storing: Option<mpsc::Sender<Storing>>,
+    keeper: Option<JoinHandle<()>>,
 }
 
 /// A change of the store, and whom to tell how it went.
@@ -84,6 +88,8 @@ struct Stored {
 struct Struck {
     id: Option<KillId>,
     exchanges: Vec<Arc<Exchange>>,
+    /// Cut by somebody else and not over yet: this kill has not happened before those are.
+    falling: Vec<Arc<Exchange>>,
     connections: usize,
     stored: Option<oneshot::Receiver<bool>>,
 }
@@ -104,8 +110,8 @@ impl Door {
         }
         metrics.kills_standing.set(i64::try_from(registry.standing().len()).unwrap_or(i64::MAX));
         let (storing, changes) = mpsc::channel();
-        std::thread::Builder::new().name("kills".to_owned()).spawn(move || keep(&store, &changes)).map_err(DoorError::Thread)?;
-        Ok(Self { registry, metrics, storing })
+        let keeper = std::thread::Builder::new().name("kills".to_owned()).spawn(move || keep(&store, &changes));
+        Ok(Self { registry, metrics, storing: Some(storing), keeper: Some(keeper.map_err(DoorError::Thread)?) })
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
@@ -121,7 +127,7 @@ impl Door {
             "a session without a task is all an identity does; it can do nothing more until this kill ends or is lifted".to_owned()
         });
         let struck = self.strike(order)?;
-        let pending = pending(&struck.exchanges).await;
+        let pending = pending(struck.exchanges.iter().chain(&struck.falling)).await;
         let durable = match struck.stored {
             Some(stored) => stored.await.unwrap_or(false),
             None => true,
@@ -174,14 +180,14 @@ impl Door {
         }
         self.count_standing();
         let (told, stored) = oneshot::channel();
-        let _ = self.storing.send((Change { key: id.to_string(), bytes: None }, Some(told)));
+        self.keep(Change { key: id.to_string(), bytes: None }, Some(told));
         if stored.await.unwrap_or(false) { Ok(true) } else { Err(NotStored) }
     }
 
     /// Takes out the kills whose time is over.
     pub fn sweep(&self, now: Instant) {
         for kill in self.registry.standing().expire(now) {
-            let _ = self.storing.send((Change { key: kill.id.to_string(), bytes: None }, None));
+            self.keep(Change { key: kill.id.to_string(), bytes: None }, None);
         }
         self.count_standing();
     }
@@ -193,7 +199,7 @@ impl Door {
         let id = stands.then(|| KillId(uuid::Uuid::new_v4()));
         let mut stored = None;
         if let Some(id) = id {
-            let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let created = since_epoch(SystemTime::now()).as_secs();
             let expires = order.ttl.map(|ttl| Instant::now() + ttl);
             let kill = StandingKill {
                 id,
@@ -207,13 +213,14 @@ impl Door {
             self.count_standing();
             stored = Some((id, created));
         }
-        let reached = self.registry.cut_matching(&order.selector, Cause::Kill, id);
-        let (connections, exchanges): (Vec<_>, Vec<_>) = reached.into_iter().partition(|e| e.kind == Kind::Connection);
+        let Reached { cut, mut falling } = self.registry.cut_matching(&order.selector, Cause::Kill, id);
+        let (connections, exchanges): (Vec<_>, Vec<_>) = cut.into_iter().partition(|e| e.kind == Kind::Connection);
+        falling.retain(|exchange| exchange.kind != Kind::Connection);
         for exchange in &exchanges {
             self.count(exchange, Cause::Kill);
         }
         let stored = stored.map(|(id, created)| self.store(id, created, order));
-        Ok(Struck { id, exchanges, connections: connections.len(), stored })
+        Ok(Struck { id, exchanges, falling, connections: connections.len(), stored })
     }
 
     fn store(&self, id: KillId, created: u64, order: Order) -> oneshot::Receiver<bool> {
@@ -222,9 +229,16 @@ impl Door {
         let (told, heard) = oneshot::channel();
         // A kill that cannot be written down is told as not durable: the sender is dropped, and the receiver hears that.
         if let Ok(bytes) = serde_json::to_vec(&stored) {
-            let _ = self.storing.send((Change { key: id.to_string(), bytes: Some(bytes) }, Some(told)));
+            self.keep(Change { key: id.to_string(), bytes: Some(bytes) }, Some(told));
         }
         heard
+    }
+
+    fn keep(&self, change: Change, told: Option<oneshot::Sender<bool>>) {
+        if let Some(storing) = &self.storing {
+            // A keeper that is gone drops `told`, and whoever waits for it hears that nothing was stored.
+            let _ = storing.send((change, told));
+        }
     }
 
     fn count(&self, exchange: &Exchange, cause: Cause) {
@@ -235,6 +249,17 @@ impl Door {
 
     fn count_standing(&self) {
         self.metrics.kills_standing.set(i64::try_from(self.registry.standing().len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The state is let go of before the door is gone, so that the next gate on it can open it at once.
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.storing.take();
+        if let Some(keeper) = self.keeper.take() {
+            // A keeper that panicked has told so; there is nothing left to keep.
+            let _ = keeper.join();
+        }
     }
 }
 
@@ -265,15 +290,15 @@ fn check(order: &Order) -> Result<(), KillError> {
 }
 
 /// How many of them are not over after the time a kill waits.
-async fn pending(exchanges: &[Arc<Exchange>]) -> usize {
+async fn pending<'e>(exchanges: impl Iterator<Item = &'e Arc<Exchange>> + Clone) -> usize {
     let all = async {
-        for exchange in exchanges {
+        for exchange in exchanges.clone() {
             poll_fn(|cx| exchange.cut.poll_over(cx)).await;
         }
     };
     let _ = tokio::time::timeout(ACKNOWLEDGED_WITHIN, all).await;
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    exchanges.iter().filter(|exchange| exchange.cut.poll_over(&mut cx).is_pending()).count()
+    exchanges.filter(|exchange| exchange.cut.poll_over(&mut cx).is_pending()).count()
 }
 
 /// The thread that stores: whatever has gathered is one transaction, so a storm of kills costs a few syncs and not one each.
@@ -293,7 +318,7 @@ fn keep(store: &Store, changes: &mpsc::Receiver<Storing>) {
 impl Stored {
     /// `None` when its time was over before the restart.
     fn standing(self, id: KillId, wall: SystemTime, now: Instant) -> Option<StandingKill> {
-        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let wall = since_epoch(wall).as_secs();
         let expires = match self.expires {
             Some(expires) if expires <= wall => return None,
             Some(expires) => Some(now + Duration::from_secs(expires - wall)),
@@ -331,18 +356,8 @@ mod tests {
         let brief = before.kill(order("spiffe://a/brief", Some(Duration::from_secs(60)))).await.unwrap();
         before.sweep(Instant::now() + Duration::from_secs(61));
         assert_eq!(before.lift(brief.id.unwrap()).await, Ok(false));
-        // The store is one process's at a time; its thread lets go once the door is closed.
         drop(before);
-        let mut left = Vec::new();
-        for _ in 0..1000 {
-            match Store::open(&store::Config { directory: folder.path().to_owned() }) {
-                Ok(store) => {
-                    left = store.kills().unwrap();
-                    break;
-                }
-                Err(_) => std::thread::yield_now(),
-            }
-        }
+        let left = Store::open(&store::Config { directory: folder.path().to_owned() }).unwrap().kills().unwrap();
         assert_eq!(left.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), [stays.id.unwrap().to_string()]);
         let after = door(folder.path());
         assert_eq!(after.registry().standing().all().first().map(|kill| kill.reason.clone()), Some("test".to_owned()));

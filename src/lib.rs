@@ -10,7 +10,9 @@
 //!
 //! | floor | rooms | what happens there |
 //! |---|---|---|
-//! | 8 | main cli demo | the door: arguments, commands, exit codes; the upstream and the client of `dev` |
+//! | 10 | main | the door: arguments → command → exit code (0 ok, 1 failed, 64 usage or config) |
+//! | 9 | cli | one file a command; each is a page |
+//! | 8 | demo | the CA, the upstream and the client of `dev` |
 //! | 7 | app | the only builder: binds every socket first, one runtime per core, drains; returns real addresses |
 //! | 6 | config | composes each room's own part; reports every mistake at once |
 //! | 5 | listener control admin reassess intake | accept → TLS → peer → wire → hyper; operators; probes; change → who it touches; files watched |

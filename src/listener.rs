@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 mod line;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -380,10 +381,11 @@ fn downstream(
         spiffe_id: name,
         address,
     };
-    Some(Rc::new(Downstream { listener: entrance.place, protocol, remote, server_name, caller: Arc::new(caller), peer }))
+    let listener = entrance.place;
+    Some(Rc::new(Downstream { listener, protocol, remote, server_name, caller: Arc::new(caller), peer, open: Cell::new(0) }))
 }
 
 /// Now, as certificates count it.
 fn unix_now() -> UnixTime {
-    UnixTime::since_unix_epoch(crate::proxy::worker::since_epoch(SystemTime::now()))
+    UnixTime::since_unix_epoch(crate::units::since_epoch(SystemTime::now()))
 }

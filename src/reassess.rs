@@ -15,7 +15,8 @@ use crate::judge::Judge;
 use crate::proxy::again::Again;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::open::Open;
-use crate::proxy::worker::{Worker, since_epoch};
+use crate::proxy::worker::Worker;
+use crate::units::since_epoch;
 use crate::units::{Size, Span};
 
 /// `exchanges`: how open exchanges are watched.

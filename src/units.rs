@@ -1,10 +1,10 @@
-//! Durations and sizes as people write them in configuration: `15m`, `500ms`, `64KiB`.
+//! Durations and sizes as people write them in configuration (`15m`, `500ms`, `64KiB`), and the wall clock as a number.
 //!
 //! A bare number is refused for durations, because nobody can tell seconds from milliseconds a year later.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -24,6 +24,11 @@ pub enum UnitError {
     Span(String),
     #[error("`{0}` is not a size; write a whole number and a unit: 512B, 64KiB, 1MiB, 2GiB")]
     Size(String),
+}
+
+/// The time since the Unix epoch; a clock before it reads as the epoch.
+pub fn since_epoch(at: SystemTime) -> Duration {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Span {

@@ -259,7 +259,10 @@ where
                 let place = idle.iter().rposition(|idle| idle.connection.upstream == *upstream)?;
                 idle.remove(place)?.connection
             };
-            // Ready at once, or the response before is still being settled by its task: that one is not worth waiting for long.
+            if lease.sender.is_ready() {
+                return Some(lease);
+            }
+            // Not ready: it was closed, or the response before is still being settled by its task and not worth waiting for long.
             if matches!(timeout(Duration::from_millis(50), lease.sender.ready()).await, Ok(Ok(()))) {
                 return Some(lease);
             }

@@ -289,6 +289,7 @@ fn poll_outbox<IO: AsyncWrite + Unpin, T>(
     let outcome = write(&mut sink);
     monitor.sent(sink.sent());
     frames.wrote(sink.sent() as u64);
+    monitor.set_blocked(outcome.is_pending());
     outcome
 }
 

@@ -1,5 +1,7 @@
 //! The floors of the house: an import may run down, never up or sideways. The map is the table in `src/lib.rs`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, and says where")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

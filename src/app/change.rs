@@ -15,14 +15,15 @@ use tokio::sync::oneshot;
 use super::worker::{Command, Handle};
 use super::{Addresses, Shared, load_identity, reread};
 use crate::config::Config;
-use crate::control::{Activated, EntryStatus, ExchangeRow, PolicyError, ReadStatus, SvidStatus};
+use crate::control::{Activated, ExchangeRow, ListenerStatus, PolicyStatus, SvidStatus, Unloaded};
 use crate::judge::Judge;
 use crate::metrics::BundleFailure;
-use crate::policy::{Footprint, KillScope, Policy, Report};
+use crate::policy::{KillScope, Policy, Report};
 use crate::proxy::open::Row;
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::since_epoch;
 use crate::reassess::Reassessed;
+use crate::tls::Identity;
+use crate::units::since_epoch;
 
 impl Shared {
     /// Says what stands where.
@@ -32,8 +33,13 @@ impl Shared {
         self.status.update(|status| {
             status.version = env!("CARGO_PKG_VERSION").to_owned();
             status.environment = config.environment.clone();
-            status.listeners = addresses.listeners.iter().map(|(name, address)| (name.clone(), address.to_string())).collect();
-            status.svid = SvidStatus { spiffe_id: identity.spiffe_id().to_string(), not_after: identity.not_after() };
+            status.started = since_epoch(SystemTime::now()).as_secs();
+            status.listeners = addresses
+                .listeners
+                .iter()
+                .map(|(name, address)| ListenerStatus { name: name.clone(), address: address.to_string() })
+                .collect();
+            status.svid = Some(svid_status(&identity));
         });
     }
 
@@ -50,19 +56,7 @@ impl Shared {
             metrics.bundle(bundle).last_success.set(seconds_as_f64(now));
         }
         tracing::info!(generation, revisions = ?policy.revisions(), "policy in force");
-        self.status.update(|status| {
-            status.policy.generation = generation;
-            status.policy.activated_at = now;
-            status.policy.revisions = policy.revisions().clone();
-            status.policy.entries = policy
-                .entries()
-                .iter()
-                .enumerate()
-                .map(|(at, entry)| entry_status(&entry.decision, policy.footprint(at)))
-                .collect();
-            status.policy.warnings = policy.warnings().iter().map(ToString::to_string).collect();
-            status.policy.last_error = None;
-        });
+        self.status.update(|status| status.policy = PolicyStatus::new(&policy, generation, now));
         Ok(generation)
     }
 
@@ -124,7 +118,7 @@ impl Shared {
             }
             tracing::error!(report = %text, "the policy was refused; the last good one judges on");
             let at = since_epoch(SystemTime::now()).as_secs();
-            self.status.update(|status| status.policy.last_error = Some(PolicyError { at, report: text.clone() }));
+            self.status.update(|status| status.policy.last_error = Some(Unloaded { at, report: text.clone() }));
         }
         text
     }
@@ -137,7 +131,7 @@ impl Shared {
                 self.services.metrics.svid_expiry.set(seconds_as_f64(identity.not_after()));
                 tracing::info!(spiffe_id = %identity.spiffe_id(), not_after = identity.not_after(), "certificates reloaded");
                 self.status.update(|status| {
-                    status.svid = SvidStatus { spiffe_id: identity.spiffe_id().to_string(), not_after: identity.not_after() };
+                    status.svid = Some(svid_status(&identity));
                 });
                 for worker in workers {
                     let _ = worker.commands.send(Command::CheckIdentities);
@@ -224,19 +218,8 @@ fn exchange_row(row: Row) -> ExchangeRow {
     }
 }
 
-fn entry_status(decision: &str, footprint: &Footprint) -> EntryStatus {
-    let reads = footprint.paths.iter().map(|(path, place)| ReadStatus {
-        path: std::iter::once("input").chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join("."),
-        place: format!("{}:{}", place.file, place.line),
-    });
-    EntryStatus {
-        decision: decision.to_owned(),
-        reads: reads.collect(),
-        whole: footprint.whole,
-        clock: footprint.clock,
-        builtins: footprint.builtins.keys().cloned().collect(),
-        engine: "interpreter".to_owned(),
-    }
+fn svid_status(identity: &Identity) -> SvidStatus {
+    SvidStatus { spiffe_id: identity.spiffe_id().to_string(), not_after: identity.not_after() }
 }
 
 async fn ask(workers: &[Handle], command: impl Fn(oneshot::Sender<Reassessed>) -> Command) -> Reassessed {

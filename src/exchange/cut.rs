@@ -140,7 +140,8 @@ impl Cut {
         if self.is_over() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn is_over(&self) -> bool {
+    /// True once ended, or cut and acknowledged.
+    pub(super) fn is_over(&self) -> bool {
         matches!(self.state.load(Ordering::SeqCst) & PHASE, ENDED | ACKNOWLEDGED)
     }
 

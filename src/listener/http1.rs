@@ -128,9 +128,8 @@ fn answer(
     monitor: &Monitor,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
-    monitor.exchange_opened();
     let close = line.order() == Close::AfterOne;
-    let tail = TailGuard(monitor.clone());
+    let tail = TailGuard::opened(monitor.clone());
     let ready = health(worker, downstream, &request);
     let open = ready.is_none().then(|| {
         let open = Open::new(Rc::clone(worker), Rc::clone(downstream), request);
@@ -145,7 +144,7 @@ fn answer(
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|reply| Tail { reply, _guard: tail }))
+        Ok(tail.guard(response))
     }
 }
 
@@ -158,12 +157,24 @@ pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Requ
 }
 
 /// A response body that tells the wire when it is over.
-struct Tail {
+pub(super) struct Tail {
     reply: Reply,
     _guard: TailGuard,
 }
 
-struct TailGuard(Monitor);
+/// Counts an exchange with the wire from here until it is dropped.
+pub(super) struct TailGuard(Monitor);
+
+impl TailGuard {
+    pub(super) fn opened(monitor: Monitor) -> Self {
+        monitor.exchange_opened();
+        Self(monitor)
+    }
+
+    pub(super) fn guard(self, response: Response<Reply>) -> Response<Tail> {
+        response.map(|reply| Tail { reply, _guard: self })
+    }
+}
 
 impl Drop for TailGuard {
     fn drop(&mut self) {
@@ -188,7 +199,7 @@ impl Body for Tail {
     }
 }
 
-fn head_timeout(monitor: &Monitor) -> Rejection {
+pub(super) fn head_timeout(monitor: &Monitor) -> Rejection {
     Rejection { refusal: Refusal::HeaderTimeout, bytes_read: monitor.bytes_in(), method: None, target: None }
 }
 

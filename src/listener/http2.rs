@@ -18,13 +18,13 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 
 use super::Entrance;
-use super::http1::{health, record_rejection, wire_limits};
+use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection, wire_limits};
 use super::line::{Close, Line};
-use crate::decision::Protocol;
-use crate::proxy::download::Reply;
+use crate::decision::{Protocol, Refusal};
 use crate::proxy::downstream::Downstream;
 use crate::proxy::flow::Flow;
 use crate::proxy::open::Open;
@@ -40,6 +40,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Streams a client may reset before we accepted them (CVE-2023-44487), and streams we reset for its errors (CVE-2025-8671).
 const PENDING_RESETS: usize = 20;
 const LOCAL_RESETS: usize = 128;
+/// h2 answers a head over its limit by itself, with nothing but a status. With twice ours we come first, and what HPACK can blow up
+/// is still bounded.
+const HEADER_LIST_FACTOR: usize = 2;
 
 /// Carries the connection to its end.
 pub(super) async fn carry(
@@ -54,8 +57,9 @@ pub(super) async fn carry(
     line.watch(monitor.clone());
     let handed = Handed::default();
     let service = service_fn({
-        let (worker, downstream, line, handed) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), handed.clone());
-        move |request| answer(&worker, &downstream, &line, &handed, request)
+        let (worker, downstream, line) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line));
+        let (handed, monitor) = (handed.clone(), monitor.clone());
+        move |request| answer(&worker, &downstream, &line, &handed, TailGuard::opened(monitor.clone()), request)
     });
     let connection = http2::Builder::new(Streams { handed })
         .timer(TokioTimer::new())
@@ -65,29 +69,49 @@ pub(super) async fn carry(
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS)
-        .max_header_list_size(u32::try_from(limits.header_bytes.0).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.header_bytes.bytes().saturating_mul(HEADER_LIST_FACTOR)).unwrap_or(u32::MAX))
         .serve_connection(TokioIo::new(wire), service);
     let mut connection = pin!(connection);
     let mut draining = false;
+    let mut telling = JoinSet::new();
+    let mut tell_unopened = |ended| {
+        while telling.try_join_next().is_some() {}
+        let unopened = monitor.take_unopened(ended);
+        if unopened > 0 {
+            let (worker, entrance, downstream) = (Rc::clone(&worker), Arc::clone(&entrance), Rc::clone(&downstream));
+            telling.spawn_local(async move { record_unopened(&worker, &entrance, &downstream, unopened).await });
+        }
+    };
     let rejected: Option<Rejection> = poll_fn(|cx| {
         match line.poll_order(cx) {
-            Close::Now | Close::HeadTimeout => return Poll::Ready(None),
+            Close::Now => return Poll::Ready(None),
+            Close::HeadTimeout => return Poll::Ready(Some(head_timeout(&monitor))),
             Close::Gracefully if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
             }
             Close::Gracefully | Close::AfterOne | Close::Open => {}
         }
-        if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        monitor.poll_rejected(cx).map(Some)
+        let ended = connection.as_mut().poll(cx).is_ready();
+        tell_unopened(ended);
+        if ended { Poll::Ready(None) } else { monitor.poll_rejected(cx).map(Some) }
     })
     .await;
+    tell_unopened(true);
     if let Some(rejection) = rejected {
         // The connection is dropped as it stands: whoever floods it does not read a GOAWAY.
         let id = uuid::Uuid::new_v4().to_string();
         record_rejection(&worker, &entrance, &downstream, &id, &rejection, Protocol::Http2).await;
+    }
+    while telling.join_next().await.is_some() {}
+}
+
+/// Records heads that h2 refused by itself. What was in them is not known here.
+async fn record_unopened(worker: &Worker, entrance: &Entrance, downstream: &Downstream, heads: u64) {
+    for _ in 0..heads {
+        let id = uuid::Uuid::new_v4().to_string();
+        let rejection = Rejection { refusal: Refusal::Http2Head, bytes_read: 0, method: None, target: None };
+        record_rejection(worker, entrance, downstream, &id, &rejection, Protocol::Http2).await;
     }
 }
 
@@ -96,8 +120,9 @@ fn answer(
     downstream: &Rc<Downstream>,
     line: &Rc<Line>,
     handed: &Handed,
+    tail: TailGuard,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Reply>, Infallible>> + 'static + use<> {
+) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
     let ready = health(worker, downstream, &request);
     let open = ready.is_none().then(|| Open::new(Rc::clone(worker), Rc::clone(downstream), request));
     handed.0.replace(open.as_ref().map(|open| Rc::clone(&open.flow)));
@@ -110,7 +135,7 @@ fn answer(
         if let Some(line) = last {
             line.close(Close::Gracefully);
         }
-        Ok(response)
+        Ok(tail.guard(response))
     }
 }
 

@@ -130,9 +130,15 @@ impl Line {
         self.known.borrow().as_ref().is_some_and(|known| known.registered.exchange().cut.cause().is_some())
     }
 
+    /// True when nothing is open on it: a client that does not answer a GOAWAY holds up nobody.
+    fn is_empty(&self) -> bool {
+        self.known.borrow().as_ref().is_some_and(|known| known.downstream.open.get() == 0)
+    }
+
     fn look(&self, now: Instant, limits: &Limits) {
-        let overdue = self.ordered.get().is_some_and(|at| now.duration_since(at) > LAST_WORDS_WITHIN);
-        if overdue && (self.is_killed() || self.identity_ended()) {
+        let overdue = self.order.get() >= Close::Gracefully
+            && self.ordered.get().is_some_and(|at| now.duration_since(at) > LAST_WORDS_WITHIN);
+        if overdue && (self.is_killed() || self.identity_ended() || self.is_empty()) {
             self.close(Close::Now);
         }
         if let Some(monitor) = &*self.monitor.borrow() {

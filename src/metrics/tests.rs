@@ -114,14 +114,14 @@ fn two_gates_in_one_process_share_no_number() {
 fn the_word_of_an_event_is_the_word_of_its_series() {
     let (metrics, _) = resolved();
     metrics.cuts.of(Cause::CertificateExpired).of(Protocol::Http1).inc();
-    metrics.decision_seconds.of(Phase::Reassess).of(Engine::Vm).observe(0.000_003);
+    metrics.decision_seconds.of(Phase::Reassess).of(Engine::Interpreter).observe(0.000_003);
     metrics.handshake_errors.of(HandshakeError::NotX509Svid).inc();
     metrics.upstream("payroll").errors.of(UpstreamError::Reset).inc();
     metrics.bundle("authz").failures.of(BundleFailure::Compile).inc();
     for (series, wanted) in [
         ("portcullis_cuts_total{cause=\"certificate_expired\",protocol=\"http/1.1\"}", 1.0),
-        ("portcullis_decision_seconds_bucket{engine=\"vm\",phase=\"reassess\",le=\"0.0000025\"}", 0.0),
-        ("portcullis_decision_seconds_bucket{engine=\"vm\",phase=\"reassess\",le=\"0.000005\"}", 1.0),
+        ("portcullis_decision_seconds_bucket{engine=\"interpreter\",phase=\"reassess\",le=\"0.0000025\"}", 0.0),
+        ("portcullis_decision_seconds_bucket{engine=\"interpreter\",phase=\"reassess\",le=\"0.000005\"}", 1.0),
         ("portcullis_handshake_errors_total{reason=\"not_x509_svid\"}", 1.0),
         ("portcullis_upstream_errors_total{kind=\"reset\",upstream=\"payroll\"}", 1.0),
         ("portcullis_bundle_failures_total{bundle=\"authz\",code=\"compile\"}", 1.0),

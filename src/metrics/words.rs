@@ -77,7 +77,7 @@ macro_rules! label_words {
 
 label_words! {
     /// What evaluated a policy.
-    Engine { Interpreter = "interpreter", Vm = "vm" }
+    Engine { Interpreter = "interpreter" }
 }
 
 label_words! {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::flow::{FlowError, Overdue, Stage, Upload};
+use super::flow::{FlowError, Overdue, Upload};
 use super::open::Open;
 use crate::decision::Ending;
 use crate::metrics;
@@ -105,7 +105,8 @@ impl Download {
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
         if let Some(cause) = self.open.exchange().cut.cause() {
-            let farewell = self.open.flow.stage() == Stage::Farewell && self.events.is_some();
+            // Its task may not have seen the cut yet: whoever sees it first asks for the last word.
+            let farewell = self.events.is_some() && self.open.flow.begin_farewell();
             return if farewell { self.last_words() } else { self.fail(Ending::Cut, FlowError::Cut(cause)) };
         }
         match Pin::new(&mut self.body).poll_frame(cx) {

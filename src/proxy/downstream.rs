@@ -1,5 +1,6 @@
 //! One downstream connection, as its exchanges see it: who is on the other end, and how it came in.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct Downstream {
     pub caller: Arc<Caller>,
     /// `None`: a caller without a certificate, who may ask for health and nothing else.
     pub peer: Option<Peer>,
+    /// Exchanges open on it.
+    pub open: Cell<usize>,
 }
 
 /// Who was proven.

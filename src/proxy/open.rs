@@ -20,7 +20,7 @@ use super::flow::{Flow, Overdue, Stage};
 use super::normalise::Request;
 use super::record;
 use super::settings::{Listener, Settings, Target};
-use super::worker::{Worker, since_epoch};
+use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why, readable_target};
 use crate::decision::{Basis, Ending, Enforcement, Phase, Protocol, Reason, Refusal, Scope};
 use crate::exchange::{Exchange, ExchangeId, Kind, Registered, Selector};
@@ -29,6 +29,7 @@ use crate::judge::{Generation, Judgement};
 use crate::kill::Order;
 use crate::metrics;
 use crate::session::{Past, View};
+use crate::units::since_epoch;
 use crate::verdict::KillOrder;
 
 /// See the module.
@@ -152,6 +153,7 @@ impl Open {
             downstream,
         });
         open.place.set(open.worker.enlist(&open));
+        open.downstream.open.set(open.downstream.open.get() + 1);
         open
     }
 
@@ -355,7 +357,7 @@ impl Open {
             story.asked = Some(asked(&unread));
             story.settings.get_or_insert_with(|| self.worker.settings());
         }
-        if self.exchange().cut.cause().is_some() && story.status.is_none_or(|_| story.ending != Some(Ending::Denied)) {
+        if self.exchange().cut.cause().is_some() && story.ending != Some(Ending::Denied) {
             story.ending = Some(Ending::Cut);
         } else if std::thread::panicking() {
             story.ending.get_or_insert(Ending::Panic);
@@ -399,6 +401,7 @@ fn asked(head: &Parts) -> (String, String) {
 impl Drop for Open {
     fn drop(&mut self) {
         self.worker.strike_off(self.place.get());
+        self.downstream.open.set(self.downstream.open.get().saturating_sub(1));
         self.tell_end();
         if self.in_session.get() {
             self.leave_session();

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use super::normalise::Request;
 use super::open::{Kept, KeptBody, Open};
 use super::settings::{Route, Settings, Target};
-use super::worker::since_epoch;
 use crate::decision::Phase;
 use crate::judge::body::Parsed;
 use crate::judge::case::{BodyFacts, Case, Progress, RequestFacts, ResourceFacts, RouteFacts};
 use crate::judge::{Judgement, workload};
 use crate::session::View;
+use crate::units::since_epoch;
 
 /// See the module.
 #[derive(Clone, Debug)]

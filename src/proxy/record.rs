@@ -10,7 +10,9 @@ use regorus::Value;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
+use super::normalise::Request;
 use super::open::{Open, Story};
+use crate::action::Action;
 use crate::audit::{
     Ack, Closing, Core, InputDetail, Line, Outcome, Permit, Record, Resource, Why, hash_secret, is_secret_header,
     is_secret_parameter, readable_target,
@@ -71,7 +73,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         session: peer.map(|_| downstream.caller.session.as_str()),
         peer: peer.map(|peer| &*peer.name),
         owner: settings.zip(peer).and_then(|(settings, peer)| workload(&settings.workloads, &peer.spiffe_id)).map(|w| w.owner),
-        action: request.map(|request| request.method.as_str()),
+        action: request.map(|request| Action::http(request.method.as_str()).name),
         resource,
         route: route.map(|route| route.name.as_str()),
         listener: listener.map(|listener| listener.name.as_str()),
@@ -82,6 +84,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         reason: story.why,
         reasons: judgement.map_or(&[], |judgement| judgement.verdict.reasons.as_slice()),
         generation: judgement.map(|judgement| judgement.generation),
+        trace_id: request.and_then(trace_id),
         protocol: Some(downstream.protocol),
         method: request.map(|request| request.method.as_str()).or_else(|| story.asked.as_ref().map(|(method, _)| method.as_str())),
         host: request.map(|request| request.host.as_str()),
@@ -97,6 +100,14 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         engine: judgement.map(|_| "interpreter"),
         ..Core::default()
     }
+}
+
+/// The trace a request belongs to (W3C Trace Context section 3.2): of any version but `ff`, and not all zeros.
+fn trace_id(request: &Request) -> Option<&str> {
+    let mut parts = request.headers.get("traceparent")?.to_str().ok()?.split('-');
+    let (version, id) = (parts.next()?, parts.next()?);
+    let hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (hex(version, 2) && version != "ff" && hex(id, 32) && id.bytes().any(|byte| byte != b'0')).then_some(id)
 }
 
 /// Writes the closing line.

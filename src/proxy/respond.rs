@@ -87,7 +87,12 @@ fn refused(open: &Rc<Open>, grpc: bool, refusal: Refusal) -> Response<Reply> {
     open.worker.services.metrics.requests_refused.of(refusal).inc();
     note(open, Outcome::Refused, Why::Refused(refusal));
     open.ended(Ending::Refused);
-    problem(open, grpc, &Told { status: refusal.status(), code: refusal.code(), title: "The request was refused" })
+    let told = Told { status: refusal.status(), code: refusal.code(), title: "The request was refused" };
+    let mut response = problem(open, grpc, &told);
+    if refusal.has_two_readings() {
+        close(&mut response, open);
+    }
+    response
 }
 
 fn denied(open: &Rc<Open>, grpc: bool, reason: Reason, denial: &Denial) -> Response<Reply> {

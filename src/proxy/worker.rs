@@ -9,7 +9,7 @@ use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::flow::Upload;
 use super::open::Open;
@@ -147,9 +147,4 @@ impl Worker {
     pub(super) fn release(&self, bytes: u64) {
         self.services.retained.fetch_sub(bytes, Ordering::Relaxed);
     }
-}
-
-/// Since the Unix epoch; a clock before it reads as the epoch.
-pub fn since_epoch(at: SystemTime) -> Duration {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -30,6 +30,10 @@ struct Shared {
     flushed: Cell<u64>,
     in_body: Cell<bool>,
     in_head: Cell<bool>,
+    /// Heads that were told to never become an exchange.
+    unopened: Cell<u64>,
+    /// What must be written first keeps the reader from heads that have come.
+    blocked: Cell<bool>,
     head_since: Cell<Instant>,
     quiet_since: Cell<Instant>,
     rejection: RefCell<Option<Rejection>>,
@@ -56,6 +60,8 @@ impl Monitor {
             flushed: Cell::new(0),
             in_body: Cell::new(false),
             in_head: Cell::new(false),
+            unopened: Cell::new(0),
+            blocked: Cell::new(false),
             head_since: Cell::new(now),
             quiet_since: Cell::new(now),
             rejection: RefCell::new(None),
@@ -133,6 +139,19 @@ impl Monitor {
         self.shared.heads.get()
     }
 
+    /// How many HTTP/2 heads came whole since the last call and were not handed over: h2 refused them by itself. To be asked when
+    /// hyper has polled and waits, for then it has taken everything that came; `ended` says that it will take no more.
+    pub fn take_unopened(&self, ended: bool) -> u64 {
+        let shared = &self.shared;
+        if shared.blocked.get() && !ended {
+            return 0;
+        }
+        let whole = shared.heads.get().saturating_sub(u64::from(shared.in_head.get()));
+        let unopened = whole.saturating_sub(shared.opened.get() + shared.unopened.get());
+        shared.unopened.set(shared.unopened.get() + unopened);
+        unopened
+    }
+
     fn quiet(&self) -> bool {
         let begun = if self.shared.multiplexed { self.shared.opened.get() } else { self.shared.heads.get() };
         begun == self.shared.closed.get() && !self.shared.in_body.get()
@@ -161,6 +180,10 @@ impl Monitor {
 
     pub(super) fn sent(&self, bytes: usize) {
         self.shared.bytes_out.set(self.shared.bytes_out.get() + bytes as u64);
+    }
+
+    pub(super) fn set_blocked(&self, blocked: bool) {
+        self.shared.blocked.set(blocked);
     }
 
     /// Everything hyper had to write has left.

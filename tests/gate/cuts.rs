@@ -33,7 +33,7 @@ pub fn ticking() -> (Backend, Arc<AtomicU64>) {
 }
 
 /// Reads a body to its end, whatever that is, and returns the last whole tick and how it ended.
-async fn drain(mut body: Incoming) -> (u64, Result<(), String>) {
+pub async fn drain(mut body: Incoming) -> (u64, Result<(), String>) {
     let (mut tail, mut last) = (Vec::new(), 0);
     loop {
         match within("the end of the stream", body.frame()).await {
@@ -52,7 +52,7 @@ async fn drain(mut body: Incoming) -> (u64, Result<(), String>) {
     }
 }
 
-async fn some_bytes(body: &mut Incoming, bytes: usize) {
+pub async fn some_bytes(body: &mut Incoming, bytes: usize) {
     let mut read = 0;
     while read < bytes {
         read += within("a tick", body.frame()).await.unwrap().unwrap().into_data().unwrap().len();
@@ -296,4 +296,35 @@ fn slow_ticks() -> (Backend, ()) {
         }
     });
     (backend, ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_event_stream_ends_with_a_last_event_where_that_is_configured() {
+    for protocol in BOTH {
+        for wanted in [false, true] {
+            let backend = Backend::answering(|_, stream| {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n10\r\ndata: {\"n\": 1}\n\n\r\n")?;
+                // Held open until the gate lets go of it.
+                let _ = std::io::Read::read(stream, &mut [0; 1]);
+                Ok(false)
+            });
+            let listener = format!("    sse_last_event: {wanted}\n");
+            let gate = Setup { listener, ..Setup::default() }.start(backend.address);
+            let mut client = gate.any(protocol, "agents/bad").await;
+            let mut body = client.open("/events").await.into_body();
+            let first = within("the first event", body.frame()).await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(first, "data: {\"n\": 1}\n\n");
+            let answer = kill(&gate, BAD);
+            assert_eq!((&answer["cut"], &answer["pending"]), (&1.into(), &0.into()), "{protocol:?}: {answer}");
+            let last = within("the end", body.frame()).await;
+            match (wanted, last) {
+                (true, Some(Ok(frame))) => {
+                    assert_eq!(frame.into_data().unwrap(), "event: portcullis\ndata: {\"code\":\"cut\"}\n\n", "{protocol:?}");
+                }
+                (false, Some(Err(_))) => {}
+                (_, other) => panic!("{protocol:?}, wanted: {wanted}: {other:?}"),
+            }
+            until("the abort to reach the upstream", || backend.connections.load(Ordering::SeqCst) == 0).await;
+        }
+    }
 }

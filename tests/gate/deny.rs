@@ -378,5 +378,5 @@ async fn a_bundle_that_turns_bad_on_disk_keeps_the_last_good_policy_until_it_is_
 
 /// A client without a certificate.
 fn nobody(protocol: Speaks) -> std::sync::Arc<rustls::ClientConfig> {
-    anonymous(protocol.alpn())
+    client_config(None, protocol.alpn())
 }

@@ -44,6 +44,8 @@ pub struct Setup {
     pub listener: String,
     pub decision: String,
     pub audit: String,
+    /// More YAML of the upstream, after its endpoint: `, response_timeout: 1s`.
+    pub upstream: String,
 }
 
 impl Default for Setup {
@@ -55,6 +57,7 @@ impl Default for Setup {
             listener: String::new(),
             decision: "portcullis/decision".to_owned(),
             audit: "  file: decisions.jsonl\n".to_owned(),
+            upstream: String::new(),
         }
     }
 }
@@ -94,12 +97,12 @@ impl Setup {
     }
 
     fn yaml(&self, upstream: SocketAddr) -> String {
-        let Self { extra, listener, decision, audit, .. } = self;
+        let Self { extra, listener, decision, audit, upstream: timeouts, .. } = self;
         format!(
             "environment: test\n\
              identity:\n  trust_domain: example.org\n  source:\n    files: {{certificate: svid.pem, private_key: svid.key, bundles: {{example.org: bundle.pem}}}}\n\
              listeners:\n  - name: front\n    address: 127.0.0.1:0\n{listener}    routes: [{{name: all, upstream: backend}}]\n\
-             upstreams:\n  backend: {{endpoint: \"http://{upstream}\"}}\n\
+             upstreams:\n  backend: {{endpoint: \"http://{upstream}\"{timeouts}}}\n\
              policy:\n  bundles: {{authz: {{path: policy}}}}\n  decision: {decision}\n  may_kill: [exchange, session, identity]\n  limits: {{time: 200ms}}\n\
              admin: {{address: 127.0.0.1:0}}\n\
              audit:\n{audit}\
@@ -280,7 +283,7 @@ fn unchunk(mut text: &str) -> String {
     while let Some((size, rest)) = text.split_once("\r\n") {
         let size = usize::from_str_radix(size.trim(), 16).unwrap();
         whole.push_str(&rest[..size]);
-        text = &rest[size..].trim_start_matches("\r\n");
+        text = rest[size..].trim_start_matches("\r\n");
         if size == 0 {
             break;
         }
@@ -597,7 +600,7 @@ impl Gate {
     }
 
     /// Sends bytes on an HTTP/1.1 connection of their own, ends the sending side where `end` says so, and returns what came back.
-    pub async fn raw(&self, path: &str, bytes: &[u8], end: bool) -> String {
+    pub async fn raw_answer(&self, path: &str, bytes: &[u8], end: bool) -> String {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let mut stream = self.connect(path, b"http/1.1").await;
         stream.write_all(bytes).await.unwrap();
@@ -609,13 +612,6 @@ impl Gate {
         // How the connection ends is not the question here; what came before it is.
         let _ = within("the connection to end", stream.read_to_end(&mut answer)).await;
         String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    /// A TLS connection to a name.
-    pub async fn connect_named(&self, config: Arc<rustls::ClientConfig>, name: &'static str) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let name = ServerName::try_from(name).unwrap();
-        within("the handshake", TlsConnector::from(config).connect(name, stream)).await.unwrap()
     }
 
     /// A client on a connection that is there already.
@@ -688,15 +684,235 @@ pub fn tap(last: &'static str) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     (address, bytes)
 }
 
-/// A client's TLS configuration without a certificate.
-pub fn anonymous(alpn: &[u8]) -> Arc<rustls::ClientConfig> {
+/// A client's TLS configuration: with a certificate of anybody, or with none.
+pub fn client_config(issued: Option<&portcullis::demo::authority::Issued>, alpn: &[u8]) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(Anybody));
+    let mut config = match issued {
+        Some(issued) => {
+            let chain = CertificateDer::pem_slice_iter(issued.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
+            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap()).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![alpn.to_vec()];
     Arc::new(config)
+}
+
+/// The hex SHA-256 of a certificate, as the gate tells it to upstreams.
+pub fn fingerprint(issued: &portcullis::demo::authority::Issued) -> String {
+    use sha2::Digest as _;
+    let leaf = CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).unwrap();
+    sha2::Sha256::digest(&leaf).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Gate {
+    /// A certificate of the gate's own authority.
+    pub fn issue(&self, path: &str, seconds: u64) -> portcullis::demo::authority::Issued {
+        self.authority.issue(&SpiffeId::new(format!("spiffe://example.org/{path}")).unwrap(), lifetime(seconds)).unwrap()
+    }
+
+    /// A TLS connection that asks for a server name.
+    pub async fn connect_named(&self, config: Arc<rustls::ClientConfig>, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        within("the handshake", TlsConnector::from(config).connect(name, stream)).await
+    }
+
+    /// Sends bytes on an HTTP/1.1 connection of its own and reads until the gate closes it.
+    pub async fn raw(&self, bytes: &[u8]) -> Raw {
+        let stream = self.connect("agents/research", b"http/1.1").await;
+        Raw::of(stream, bytes).await
+    }
+}
+
+/// What came back on a connection, to its end.
+#[derive(Debug)]
+pub struct Raw {
+    pub bytes: Vec<u8>,
+    /// The gate said that this is the end (close_notify), rather than breaking off.
+    pub clean: bool,
+}
+
+impl Raw {
+    pub async fn of(mut stream: TlsStream<TcpStream>, bytes: &[u8]) -> Self {
+        use tokio::io::AsyncWriteExt as _;
+        // The gate may have answered and closed before it was given everything.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.flush().await;
+        Self::rest(&mut stream).await
+    }
+
+    pub async fn rest(stream: &mut TlsStream<TcpStream>) -> Self {
+        use tokio::io::AsyncReadExt as _;
+        let mut read = Vec::new();
+        let clean = within("the gate to close the connection", stream.read_to_end(&mut read)).await.is_ok();
+        Self { bytes: read, clean }
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    pub fn status(&self) -> u16 {
+        let text = self.text();
+        text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no answer: {text:?}"))
+    }
+
+    /// The problem of the first answer.
+    pub fn problem(&self) -> serde_json::Value {
+        let text = self.text();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        assert!(head.contains("application/problem+json"), "{text}");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+/// HTTP/2 by hand: frames as bytes, so that they can be wrong.
+pub struct Frames2 {
+    pub stream: TlsStream<TcpStream>,
+    read: Vec<u8>,
+}
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame2 {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+/// How a stream of [`Frames2`] ended.
+#[derive(Debug, Default)]
+pub struct Ended2 {
+    pub body: Vec<u8>,
+    /// The header block of the response as it came; static-table statuses can be read from its first byte.
+    pub head: Vec<u8>,
+    pub reset: Option<u32>,
+    pub go_away: Option<u32>,
+    pub closed: bool,
+}
+
+pub fn frame2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A header block of literals without indexing and without Huffman coding.
+pub fn block2(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut block = Vec::new();
+    let text = |block: &mut Vec<u8>, text: &[u8]| {
+        if text.len() < 127 {
+            block.push(u8::try_from(text.len()).unwrap());
+        } else {
+            block.push(127);
+            let mut left = text.len() - 127;
+            while left >= 128 {
+                block.push(u8::try_from(left % 128).unwrap() | 128);
+                left /= 128;
+            }
+            block.push(u8::try_from(left).unwrap());
+        }
+        block.extend(text);
+    };
+    for (name, value) in fields {
+        block.push(0);
+        text(&mut block, name);
+        text(&mut block, value);
+    }
+    block
+}
+
+impl Frames2 {
+    pub async fn open(gate: &Gate, path: &str) -> Self {
+        Self::with(gate.connect(path, b"h2").await).await
+    }
+
+    pub async fn with(stream: TlsStream<TcpStream>) -> Self {
+        let mut frames = Self { stream, read: Vec::new() };
+        frames.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        frames.send(&frame2(4, 0, 0, &[])).await.unwrap();
+        frames
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        use tokio::io::AsyncWriteExt as _;
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// The next frame, or `None` when the connection ended.
+    pub async fn next(&mut self) -> Option<Frame2> {
+        use tokio::io::AsyncReadExt as _;
+        loop {
+            if self.read.len() >= 9 {
+                let length = u32::from_be_bytes([0, self.read[0], self.read[1], self.read[2]]) as usize;
+                if self.read.len() >= 9 + length {
+                    let frame: Vec<u8> = self.read.drain(..9 + length).collect();
+                    let stream = u32::from_be_bytes(frame[5..9].try_into().unwrap());
+                    return Some(Frame2 { kind: frame[3], flags: frame[4], stream, payload: frame[9..].to_vec() });
+                }
+            }
+            let mut chunk = [0; 16 * 1024];
+            match within("a frame", self.stream.read(&mut chunk)).await {
+                Ok(0) | Err(_) => return None,
+                Ok(read) => self.read.extend_from_slice(&chunk[..read]),
+            }
+        }
+    }
+
+    /// Reads until this stream ended one way or another.
+    pub async fn ended(&mut self, stream: u32) -> Ended2 {
+        let mut ended = Ended2::default();
+        loop {
+            let Some(frame) = self.next().await else {
+                ended.closed = true;
+                return ended;
+            };
+            match frame.kind {
+                0 if frame.stream == stream => ended.body.extend(&frame.payload),
+                1 if frame.stream == stream => ended.head.extend(&frame.payload),
+                3 if frame.stream == stream => {
+                    ended.reset = Some(u32::from_be_bytes(frame.payload[..4].try_into().unwrap()));
+                    return ended;
+                }
+                7 => {
+                    ended.go_away = Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
+                    if ended.go_away != Some(0) {
+                        return ended;
+                    }
+                }
+                _ => {}
+            }
+            if matches!(frame.kind, 0 | 1) && frame.stream == stream && frame.flags & 1 != 0 {
+                return ended;
+            }
+        }
+    }
+
+    /// Reads until the connection ended; the code of the last GOAWAY, if any came.
+    pub async fn closed(&mut self) -> Option<u32> {
+        let mut code = None;
+        while let Some(frame) = self.next().await {
+            if frame.kind == 7 {
+                code = Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()));
+            }
+        }
+        code
+    }
+}
+
+impl Ended2 {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
 }

@@ -1,8 +1,22 @@
 //! The gate as its users meet it: the built app on port 0, real sockets, real TLS.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "a test fails by panicking, and says where"
+)]
+
 mod cuts;
 mod deny;
 mod harness;
+mod life;
+mod promises;
 mod record;
+mod swaps;
+mod threats;
 mod verdicts;
+
 mod walk;

@@ -89,21 +89,21 @@ async fn http1_exchange(gate: &Gate, dice: &mut Dice, id: usize) -> bool {
                 let _ = within(kind, response.into_body().collect()).await;
             }
         }
-        5 => drop(gate.raw("agents/research", get("fine").as_bytes(), true).await),
+        5 => drop(gate.raw_answer("agents/research", get("fine").as_bytes(), true).await),
         6 => {
             let post = format!("POST /fine/{id} HTTP/1.1\r\nhost: gate.test\r\ncontent-length: 1000\r\n\r\nten bytes.");
-            drop(gate.raw("agents/research", post.as_bytes(), true).await);
+            drop(gate.raw_answer("agents/research", post.as_bytes(), true).await);
         }
         7 => {
             let whole = get("fine");
             let part = &whole.as_bytes()[..1 + dice.roll(whole.len() as u64 - 2) as usize];
-            drop(gate.raw("agents/research", part, true).await);
+            drop(gate.raw_answer("agents/research", part, true).await);
             return false;
         }
         8 => {
             let broken = BROKEN[dice.roll(BROKEN.len() as u64) as usize].replace("ID", &id.to_string());
             let ended = dice.roll(2) == 0;
-            let answer = gate.raw("agents/research", broken.as_bytes(), ended).await;
+            let answer = gate.raw_answer("agents/research", broken.as_bytes(), ended).await;
             // Who ends its side at once is taken to be gone, and need not be answered.
             let refused = answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 5");
             assert!(refused || ended, "{broken:?} {answer:?}");
@@ -113,7 +113,7 @@ async fn http1_exchange(gate: &Gate, dice: &mut Dice, id: usize) -> bool {
             let post = format!(
                 "POST /fine/{id} HTTP/1.1\r\nhost: gate.test\r\ntransfer-encoding: chunked\r\n\r\nthis is no chunk\r\n\r\n"
             );
-            drop(gate.raw("agents/research", post.as_bytes(), dice.roll(2) == 0).await);
+            drop(gate.raw_answer("agents/research", post.as_bytes(), dice.roll(2) == 0).await);
         }
         _ => {
             let mut stream = gate.connect("agents/research", b"http/1.1").await;
@@ -369,7 +369,7 @@ async fn the_fixed_core_is_in_every_decision_line_whatever_the_policy_reads() {
         client.get("/fault/2").await;
         drop(client.send(request("GET", "/../broken/3", empty())).await.unwrap());
         if protocol == Speaks::Http1 {
-            gate.raw("agents/research", b"GET /broken/4 HTTP/1.1\r\nno colon\r\n\r\n", true).await;
+            gate.raw_answer("agents/research", b"GET /broken/4 HTTP/1.1\r\nno colon\r\n\r\n", true).await;
         }
         drop(client);
         let decisions = tokio::task::block_in_place(|| gate.decisions());

@@ -1,0 +1,187 @@
+//! `portcullis check`: every mistake of configuration and bundles, and what the policy depends on.
+//!
+//! In: a configuration file. Out: who listens, where requests go, and for each rule that judges what it reads and where; or every
+//! mistake, and exit code 64. The entry points are derived by the very code the gate derives them by.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::data;
+use super::failure::Failure;
+use super::table::{clean, count, or_dash, pairs, table};
+use crate::config::Config;
+use crate::control::{EntryStatus, PolicyStatus};
+use crate::metrics::Metrics;
+use crate::policy::Policy;
+use crate::proxy::EnforcementConfig;
+use crate::proxy::settings::Settings;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Prints JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a configuration says, for programs.
+#[derive(Debug, Serialize)]
+struct Findings {
+    environment: String,
+    routes: Vec<Route>,
+    upstreams: Vec<Target>,
+    policy: PolicyStatus,
+}
+
+#[derive(Debug, Serialize)]
+struct Route {
+    listener: String,
+    address: String,
+    route: String,
+    hosts: Vec<String>,
+    path_prefix: String,
+    upstream: String,
+    enforcement: &'static str,
+    decision: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Target {
+    name: String,
+    endpoint: String,
+    environment: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let findings = check(arguments)?;
+    if arguments.json {
+        return data(&serde_json::to_string_pretty(&findings).unwrap_or_default());
+    }
+    data(&words(&findings))
+}
+
+fn check(arguments: &Arguments) -> Result<Findings, Failure> {
+    let config =
+        Config::read(&arguments.config).map_err(|report| Failure::misuse(format!("the configuration has mistakes\n{report}")))?;
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|error| Failure::new(error.to_string()))?;
+    let settings = Settings::new(&config.parts(), &metrics)
+        .map_err(|mistakes| Failure::misuse(format!("the configuration has mistakes\n{}", mistakes.join("\n"))))?;
+    let policy = Policy::load(&config.policy, &settings.entries)
+        .map_err(|report| Failure::misuse(format!("the policy has mistakes\n{report}")))?;
+    Ok(Findings {
+        environment: config.environment.clone(),
+        routes: routes(&config),
+        upstreams: upstreams(&config),
+        policy: PolicyStatus::new(&policy, 0, 0),
+    })
+}
+
+fn routes(config: &Config) -> Vec<Route> {
+    let each = config.listeners.iter().flat_map(|listener| listener.routes.iter().map(move |route| (listener, route)));
+    let rows = each.map(|(listener, route)| Route {
+        listener: listener.name.clone(),
+        address: listener.address.to_string(),
+        route: route.name.clone(),
+        hosts: route.hosts.clone(),
+        path_prefix: route.path_prefix.clone(),
+        upstream: route.upstream.clone(),
+        enforcement: match route.enforcement {
+            EnforcementConfig::Enforce => "enforce",
+            EnforcementConfig::Observe => "observe",
+        },
+        decision: route.decision.clone().unwrap_or_else(|| config.policy.decision.clone()),
+    });
+    rows.collect()
+}
+
+fn upstreams(config: &Config) -> Vec<Target> {
+    let rows = config.upstreams.iter().map(|(name, upstream)| Target {
+        name: name.clone(),
+        endpoint: upstream.endpoint.clone(),
+        environment: upstream.environment.clone(),
+    });
+    rows.collect()
+}
+
+fn words(findings: &Findings) -> String {
+    let routes = findings.routes.iter().map(|row| {
+        let hosts = row.hosts.join(",");
+        [&row.listener, &row.address, &row.route, &hosts, &row.path_prefix, &row.upstream, row.enforcement, &row.decision]
+            .map(str::to_owned)
+    });
+    let head = ["LISTENER", "ADDRESS", "ROUTE", "HOSTS", "PATH", "UPSTREAM", "ENFORCEMENT", "DECISION"];
+    let upstreams = findings.upstreams.iter().map(|row| {
+        let environment = row.environment.as_ref().unwrap_or(&findings.environment);
+        [row.name.clone(), row.endpoint.clone(), environment.clone()]
+    });
+    let mut parts = vec![table(head, routes), table(["UPSTREAM", "ENDPOINT", "ENVIRONMENT"], upstreams)];
+    parts.extend(findings.policy.entries.iter().map(entry_text));
+    let warnings =
+        findings.policy.warnings.iter().flat_map(|warning| warning.lines()).map(|line| format!("warning: {}", clean(line)));
+    parts.extend(warnings);
+    let bundles = count(findings.policy.revisions.len(), "bundle");
+    parts.push(format!(
+        "ok: {}, {bundles}, {}",
+        count(findings.routes.len(), "route"),
+        count(findings.policy.warnings.len(), "warning")
+    ));
+    parts.join("\n\n")
+}
+
+/// One rule that judges, and what it depends on.
+pub(super) fn entry_text(entry: &EntryStatus) -> String {
+    let body = if entry.body { "buffered: the policy reads it" } else { "streamed: the policy does not read it" };
+    let clock = if entry.clock { "asked: equal requests may get different verdicts" } else { "not asked" };
+    let builtins = (!entry.builtins.is_empty()).then(|| entry.builtins.join(", "));
+    let reads = if entry.whole { "everything" } else { "what is listed" };
+    let head = pairs([
+        ("decision", format!("{} (answers as {})", entry.decision, entry.result)),
+        ("engine", entry.engine.clone()),
+        ("bodies", body.to_owned()),
+        ("clock", clock.to_owned()),
+        ("builtins", or_dash(builtins)),
+        ("reads", reads.to_owned()),
+    ]);
+    let rows = entry.reads.iter().map(|read| [format!("  {}", read.path), read.place.clone()]);
+    format!("{head}\n{}", table(["  INPUT", "READ AT"], rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(name: &str) -> Arguments {
+        let config = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).join("gate.yaml");
+        Arguments { config, json: false }
+    }
+
+    #[test]
+    fn the_example_is_told_with_what_its_policy_reads_and_where() {
+        let text = words(&check(&example("admin-api")).unwrap());
+        for said in
+            ["admin.example.org", "http://127.0.0.1:9100", "portcullis/decision (answers as portcullis)", "policy.rego:", "ok: "]
+        {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_of_configuration_and_of_policy_are_misuse() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("gate.yaml");
+        std::fs::write(&config, "environmnt: x").unwrap();
+        let failure = check(&Arguments { config: config.clone(), json: false }).unwrap_err();
+        assert!(failure.code == 64 && failure.to_string().contains("gate.yaml:1:"), "{failure}");
+
+        let text = std::fs::read_to_string(example("admin-api").config).unwrap();
+        std::fs::write(&config, text.replace("../../policies/admin-api", "policies")).unwrap();
+        std::fs::create_dir(folder.path().join("policies")).unwrap();
+        std::fs::write(folder.path().join("policies/policy.rego"), "package portcullis\n\ndecision := {").unwrap();
+        let failure = check(&Arguments { config, json: false }).unwrap_err();
+        assert!(failure.code == 64 && failure.to_string().contains("policy.rego:3:"), "{failure}");
+    }
+}

@@ -1,0 +1,84 @@
+//! `portcullis policy`: what judges, and the change of it.
+
+use clap::{Args, Subcommand};
+
+use super::check::entry_text;
+use super::client::Remote;
+use super::failure::Failure;
+use super::table::{clean, count, moment};
+use crate::control::answers::{ActivateRequest, Activated, PolicyStatus};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    act: Option<Act>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Shows the policy in force, and what it depends on.
+    Show {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Reads configuration and bundles anew and puts them in force.
+    Activate(Change),
+    /// Puts the generation before this one in force again.
+    Rollback(Change),
+}
+
+#[derive(Debug, Args)]
+struct Change {
+    /// Says what it would cut, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.act {
+        None => show(&arguments.remote),
+        Some(Act::Show { remote }) => show(&remote.or(&arguments.remote)),
+        Some(Act::Activate(change)) => order("/v1/policy/activate", change, &arguments.remote),
+        Some(Act::Rollback(change)) => order("/v1/policy/rollback", change, &arguments.remote),
+    }
+}
+
+fn show(remote: &Remote) -> Result<(), Failure> {
+    remote.show(&remote.get("/v1/policy")?, words)
+}
+
+fn order(path: &str, change: &Change, outer: &Remote) -> Result<(), Failure> {
+    let remote = change.remote.or(outer);
+    let answer = remote.post(path, &ActivateRequest { dry_run: change.dry_run })?;
+    remote.show(&answer, |done: Activated| {
+        let open = count(done.open, "open exchange");
+        let mut text = match done.generation {
+            Some(generation) => format!("generation {generation} is in force: {} of {open} cut", done.cut),
+            None => format!("dry run: {} of {open} would be cut; nothing has changed", done.cut),
+        };
+        for (bundle, revision) in &done.revisions {
+            text = format!("{text}\n  {} {}", clean(bundle), clean(revision));
+        }
+        text
+    })
+}
+
+fn words(policy: PolicyStatus) -> String {
+    let mut parts = vec![match policy.generation {
+        0 => "no policy is in force: everything is denied".to_owned(),
+        generation => format!("generation {generation} since {}", moment(policy.activated_at)),
+    }];
+    let revisions = policy.revisions.iter().map(|(bundle, revision)| format!("bundle {} {}", clean(bundle), clean(revision)));
+    parts.extend(revisions);
+    parts.extend(policy.entries.iter().map(|entry| format!("\n{}", entry_text(entry))));
+    parts.extend(policy.warnings.iter().flat_map(|warning| warning.lines()).map(|line| format!("warning: {}", clean(line))));
+    if let Some(error) = policy.last_error {
+        parts.push(format!("\nthe newest bundles are not in force since {}:", moment(error.at)));
+        parts.extend(error.report.lines().map(|line| format!("  {}", clean(line))));
+    }
+    parts.join("\n")
+}

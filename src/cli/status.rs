@@ -1,0 +1,66 @@
+//! `portcullis status`: how a running gate stands.
+
+use clap::Args;
+
+use super::client::Remote;
+use super::failure::Failure;
+use super::table::{clean, count, moment, or_dash, pairs};
+use crate::control::answers::StatusAnswer;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let answer = arguments.remote.get("/v1/status")?;
+    arguments.remote.show(&answer, words)
+}
+
+fn words(status: StatusAnswer) -> String {
+    let state = match (status.draining, status.ready) {
+        (true, _) => "draining: nothing new is admitted",
+        (false, true) => "ready",
+        (false, false) => "not ready",
+    };
+    let listeners = status.listeners.iter().map(|listener| format!("{} on {}", listener.name, listener.address));
+    let revisions = status.revisions.iter().map(|(bundle, revision)| format!("{bundle} {revision}"));
+    let identity = status.svid.as_ref().map(|svid| format!("{} until {}", svid.spiffe_id, moment(svid.not_after)));
+    let caller = status.you.name.unwrap_or_else(|| format!("uid {} without a name", status.you.uid));
+    let mut text = pairs([
+        ("portcullis", format!("{}, {}, up since {}", status.version, status.environment, moment(status.started))),
+        ("state", state.to_owned()),
+        ("listeners", listeners.collect::<Vec<_>>().join(", ")),
+        ("identity", or_dash(identity)),
+        (
+            "policy",
+            match status.generation {
+                0 => "none: everything is denied".to_owned(),
+                generation => format!("generation {generation} since {}", moment(status.activated_at)),
+            },
+        ),
+        ("bundles", revisions.collect::<Vec<_>>().join(", ")),
+        (
+            "open",
+            format!(
+                "{} on {}, {}",
+                count(status.exchanges, "exchange"),
+                count(status.connections, "connection"),
+                count(status.sessions, "session")
+            ),
+        ),
+        ("kills", status.kills.to_string()),
+        ("you", format!("{caller}, may {}", if status.you.may_operate { "operate" } else { "view" })),
+    ]);
+    if status.warnings > 0 {
+        text = format!("{text}\n\n{} about the policy; see `portcullis policy`", count(status.warnings, "warning"));
+    }
+    if let Some(error) = status.last_error {
+        text = format!("{text}\n\nthe newest bundles are not in force since {}:", moment(error.at));
+        for line in error.report.lines() {
+            text = format!("{text}\n  {}", clean(line));
+        }
+    }
+    text
+}

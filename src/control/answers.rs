@@ -1,0 +1,205 @@
+//! What goes over the control socket, both ways: the one description that the API writes by and the command line reads by.
+//!
+//! Field names are a contract. Times are Unix seconds, ages are whole seconds.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{ListenerStatus, SvidStatus, Unloaded};
+use crate::exchange::Selector;
+use crate::session::{Summary, View};
+use crate::units::Span;
+
+pub use super::status::PolicyStatus;
+pub use crate::kill::Outcome as Killed;
+
+/// `GET /v1/status`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    pub version: String,
+    pub environment: String,
+    pub started: u64,
+    pub ready: bool,
+    pub draining: bool,
+    pub listeners: Vec<ListenerStatus>,
+    pub svid: Option<SvidStatus>,
+    pub generation: u64,
+    pub activated_at: u64,
+    pub revisions: BTreeMap<String, String>,
+    pub warnings: usize,
+    pub last_error: Option<Unloaded>,
+    pub connections: usize,
+    pub exchanges: usize,
+    pub sessions: usize,
+    pub kills: usize,
+    pub you: You,
+}
+
+/// How the gate knows whoever is calling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct You {
+    pub uid: u32,
+    pub name: Option<String>,
+    pub may_operate: bool,
+}
+
+/// `GET /v1/sessions`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionsAnswer {
+    pub sessions: Vec<SessionRow>,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    pub id: String,
+    pub spiffe_id: String,
+    pub task: Option<String>,
+    pub age_seconds: u64,
+    pub idle_seconds: u64,
+    pub open: usize,
+    pub requests: u64,
+    pub denied: u64,
+    pub cut: u64,
+}
+
+/// `GET /v1/sessions/{id}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionAnswer {
+    pub session: SessionRow,
+    /// Newest first.
+    pub recent: Vec<PastRow>,
+}
+
+/// A recent request of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastRow {
+    pub action: String,
+    pub host: String,
+    pub verdict: String,
+    pub seconds_ago: u64,
+}
+
+/// `GET /v1/exchanges`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangesAnswer {
+    pub exchanges: Vec<ExchangeRow>,
+}
+
+/// One open exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeRow {
+    pub id: String,
+    pub spiffe_id: String,
+    pub session: String,
+    pub listener: String,
+    pub protocol: String,
+    pub method: String,
+    pub host: String,
+    pub path: String,
+    pub upstream: Option<String>,
+    /// Of the response; nothing before its head came.
+    pub status: Option<u16>,
+    pub age_seconds: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub generation: u64,
+}
+
+/// `POST /v1/kills`: what is asked. Answered by [`Killed`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KillRequest {
+    pub selector: Selector,
+    pub reason: String,
+    /// How long it stands; until it is lifted when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `GET /v1/kills`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillsAnswer {
+    /// Oldest first.
+    pub kills: Vec<KillRow>,
+}
+
+/// A kill that stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillRow {
+    pub id: String,
+    pub selector: Selector,
+    pub reason: String,
+    pub by: String,
+    pub created: u64,
+    /// `None`: until lifted.
+    pub seconds_left: Option<u64>,
+}
+
+/// `DELETE /v1/kills/{id}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifted {
+    pub id: String,
+    /// False when that could not be stored: the kill will stand again after a restart.
+    pub durable: bool,
+}
+
+/// `POST /v1/policy/activate` and `rollback`: what is asked. Answered by [`Activated`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ActivateRequest {
+    pub dry_run: bool,
+}
+
+/// What an activation did, or would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// None on a dry run.
+    pub generation: Option<u64>,
+    /// Exchanges that were open.
+    pub open: usize,
+    /// Of them, those cut, or that would be.
+    pub cut: usize,
+    pub revisions: BTreeMap<String, String>,
+    pub dry_run: bool,
+}
+
+/// Why a call was refused (RFC 9457, `application/problem+json`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub status: u16,
+    /// One of a few words, for programs.
+    pub code: Box<str>,
+    pub title: String,
+    /// The field of the body or of the query it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// The next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// What is wrong with a policy, one finding a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
+}
+
+impl From<Summary> for SessionRow {
+    fn from(summary: Summary) -> Self {
+        let Summary { id, spiffe_id, task, age_seconds, idle_seconds, open, requests, denied, cut } = summary;
+        Self { id, spiffe_id, task, age_seconds, idle_seconds, open, requests, denied, cut }
+    }
+}
+
+impl From<(Summary, View)> for SessionAnswer {
+    fn from((summary, view): (Summary, View)) -> Self {
+        let recent = view.recent.into_iter().map(|(past, seconds_ago)| PastRow {
+            action: past.action,
+            host: past.host,
+            verdict: past.verdict.to_owned(),
+            seconds_ago,
+        });
+        Self { session: summary.into(), recent: recent.collect() }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the gate tells of itself: written by whoever builds and activates, read by the API and by `check`.
+//!
+//! In: changes. Out: a copy. Times are Unix seconds. One mutex held for a copy is enough, since nothing on the data path comes here.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::judge::facts;
+use crate::policy::{Entry, Footprint, Policy, ResultShape};
+
+/// The one place where the gate's state is told.
+#[derive(Debug, Default)]
+pub struct StatusBoard(Mutex<Status>);
+
+/// The gate as it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub environment: String,
+    pub started: u64,
+    pub ready: bool,
+    pub draining: bool,
+    pub listeners: Vec<ListenerStatus>,
+    pub svid: Option<SvidStatus>,
+    pub policy: PolicyStatus,
+}
+
+/// A listener and where it really listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    pub name: String,
+    pub address: String,
+}
+
+/// The gate's own identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SvidStatus {
+    pub spiffe_id: String,
+    pub not_after: u64,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// 0 before the first activation: then everything is denied.
+    pub generation: u64,
+    pub activated_at: u64,
+    /// Bundle → revision.
+    pub revisions: BTreeMap<String, String>,
+    pub entries: Vec<EntryStatus>,
+    pub warnings: Vec<String>,
+    /// Why the newest bundles are not in force; nothing when they are.
+    pub last_error: Option<Unloaded>,
+}
+
+/// Bundles that did not load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unloaded {
+    pub at: u64,
+    pub report: String,
+}
+
+/// One rule that judges, and what it depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryStatus {
+    pub decision: String,
+    /// How its answer is read: portcullis or envoy.
+    pub result: String,
+    pub reads: Vec<Read>,
+    /// It may read any part of the input.
+    pub whole: bool,
+    /// Bodies are buffered for it.
+    pub body: bool,
+    /// It asks for the time, or for chance.
+    pub clock: bool,
+    pub builtins: Vec<String>,
+    pub engine: String,
+}
+
+/// A path of the input, and one place that reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    pub path: String,
+    /// file:line
+    pub place: String,
+}
+
+impl StatusBoard {
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub fn read(&self) -> Status {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl PolicyStatus {
+    /// A loaded policy that came into force as `generation` at `now`.
+    pub fn new(policy: &Policy, generation: u64, now: u64) -> Self {
+        let entries = policy.entries().iter().enumerate();
+        Self {
+            generation,
+            activated_at: now,
+            revisions: policy.revisions().clone(),
+            entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place))).collect(),
+            warnings: policy.warnings().iter().map(ToString::to_string).collect(),
+            last_error: None,
+        }
+    }
+}
+
+impl EntryStatus {
+    /// One entry point and its footprint.
+    pub fn new(entry: &Entry, footprint: &Footprint) -> Self {
+        let result = match entry.shape {
+            ResultShape::Portcullis => "portcullis",
+            ResultShape::Envoy => "envoy",
+        };
+        let reads = footprint.paths.iter().map(|(path, at)| Read {
+            path: std::iter::once("input").chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join("."),
+            place: format!("{}:{}", at.file, at.line),
+        });
+        Self {
+            decision: entry.decision.clone(),
+            result: result.to_owned(),
+            reads: reads.collect(),
+            whole: footprint.whole,
+            body: facts::Plan::new(footprint).needs_body,
+            clock: footprint.clock,
+            builtins: footprint.builtins.keys().cloned().collect(),
+            engine: "interpreter".to_owned(),
+        }
+    }
+}

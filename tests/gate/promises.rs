@@ -1,0 +1,1 @@
+//! Promises 8 and 9.
