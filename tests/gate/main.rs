@@ -18,5 +18,4 @@ mod record;
 mod swaps;
 mod threats;
 mod verdicts;
-
 mod walk;
