@@ -61,6 +61,8 @@ impl Under<'_> {
             self.settings.windows.iter().map(|(name, window)| (name.clone(), window.open(now))).collect();
         let (size, body) = match &question.body {
             Body::Unread => (request.declared_length, BodyFacts::default()),
+            // No body has no size, whether or not somebody looked for one.
+            Body::Whole { bytes, .. } if bytes.is_empty() => (request.declared_length, BodyFacts::default()),
             Body::Whole { bytes, parsed } => (Some(bytes.len() as u64), body_facts(bytes, parsed)),
         };
         let case = Case {

@@ -17,4 +17,5 @@ mod promises;
 mod record;
 mod swaps;
 mod threats;
+mod verdicts;
 mod walk;
