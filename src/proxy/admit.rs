@@ -72,6 +72,7 @@ async fn attempt(open: &Rc<Open>, asked: &mut Question, session: &View) -> Resul
     let (generation, settings) = open.worker.generation().map_err(|_| Stop::denied(Reason::NoPolicy))?;
     open.story(|story| story.settings = Some(Rc::clone(&settings)));
     let (place, under) = route(open, &settings, &asked.request)?;
+    note_question(open, place, under, asked);
     // A request that is killed already need not be judged, and its body need not be read.
     if open.worker.services.registry.standing().matching(open.exchange(), Instant::now()).is_some() {
         return Err(Stop::denied(Reason::Killed));
@@ -81,7 +82,6 @@ async fn attempt(open: &Rc<Open>, asked: &mut Question, session: &View) -> Resul
         asked.body = read_body(open, &settings, &asked.request).await?;
     }
     let mut question = asked.clone();
-    note_question(open, place, under, &question);
     let mut verdict = judge(open, under, &question, session, &generation)?;
     let mut edits = vec![std::mem::take(&mut verdict.edits)];
     if edits.iter().any(Edits::change_the_question)
