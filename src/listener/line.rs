@@ -132,7 +132,9 @@ impl Line {
 
     fn look(&self, now: Instant, limits: &Limits) {
         let overdue = self.ordered.get().is_some_and(|at| now.duration_since(at) > LAST_WORDS_WITHIN);
-        if overdue && (self.is_killed() || self.identity_ended()) {
+        // hyper waits for an answer to its PING before it closes, and some peers give none.
+        let idle = self.monitor.borrow().as_ref().is_some_and(|monitor| monitor.idle_since().is_some());
+        if overdue && (idle || self.is_killed() || self.identity_ended()) {
             self.close(Close::Now);
         }
         if let Some(monitor) = &*self.monitor.borrow() {
