@@ -350,6 +350,8 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.worker.strike_off(self.place.get());
         self.tell_end();
+        // The connection knows the flow of its last exchange, and hyper waits for whoever holds the body to read it.
+        self.flow.empty();
         if self.in_session.get() {
             self.leave_session();
         }
