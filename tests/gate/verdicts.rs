@@ -630,7 +630,8 @@ async fn the_input_is_the_contracts_document_key_by_key() {
         let gate = Setup { extra: facts(), ..portcullis(policy) }.start(backend.address);
         let named = protocol == Speaks::Http2;
         let config = gate.client("agents/research", protocol.alpn());
-        let stream = if named { gate.connect_named(config, "gate.test").await.unwrap() } else { gate.connect_with(config).await.unwrap() };
+        let stream =
+            if named { gate.connect_named(config, "gate.test").await.unwrap() } else { gate.connect_with(config).await.unwrap() };
         let port = stream.get_ref().0.local_addr().unwrap().port();
         let mut client = Gate::over(protocol, stream).await;
         let headers = [("content-type", "application/json"), ("x-team", "blue"), ("x-team", "green")];
