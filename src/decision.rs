@@ -60,7 +60,6 @@ words! {
         ContentLength = "content_length",
         ContentLengthRepeated = "content_length_repeated",
         ContentLengthAndTransferEncoding = "content_length_and_transfer_encoding",
-        ContentLengthMismatch = "content_length_mismatch",
         TransferEncoding = "transfer_encoding",
         Chunk = "chunk",
         Trailer = "trailer",
@@ -92,7 +91,6 @@ words! {
         NoIdentity = "no_identity",
         /// A limit of connections, streams or exchanges a peer may hold.
         TooMany = "too_many",
-        Draining = "draining",
         /// The record cannot take this exchange's lines, and the configuration says to refuse rather than to lose them.
         RecordFull = "record_full",
     }
@@ -122,7 +120,6 @@ words! {
         BodyTimeout = "body_timeout",
         /// The policy reads the parsed body, and its encoding or syntax cannot be read without doubt.
         BodyUnreadable = "body_unreadable",
-        InputLimit = "input_limit",
         /// The peer's certificate ended between the handshake and this request.
         Expired = "expired",
         /// A fault of the gate itself.
@@ -205,7 +202,7 @@ impl Refusal {
             Self::TransferEncoding => 501,
             Self::Version => 505,
             Self::TooMany => 429,
-            Self::Draining | Self::RecordFull => 503,
+            Self::RecordFull => 503,
             _ => 400,
         }
     }

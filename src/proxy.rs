@@ -34,7 +34,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRAILER, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -219,7 +219,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in named.iter().filter(|name| **name != http::header::CONTENT_LENGTH) {
         headers.remove(name);
     }
-    for name in [CONNECTION, UPGRADE, TRAILER, http::header::TRANSFER_ENCODING, http::header::PROXY_AUTHENTICATE] {
+    // `Trailer` stays: it is not hop-by-hop, and without it hyper sends an HTTP/1.1 client none.
+    for name in [CONNECTION, UPGRADE, http::header::TRANSFER_ENCODING, http::header::PROXY_AUTHENTICATE] {
         headers.remove(name);
     }
     for name in ["keep-alive", "proxy-connection"] {

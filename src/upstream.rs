@@ -4,7 +4,7 @@
 //! read. While lent, a connection watches the exchange's cut: it is dropped with a reset and writes nothing from then on, so the
 //! upstream learns that its client is gone. Nothing is sent twice: only a request of which no byte left is tried on a new connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -157,11 +157,35 @@ impl UpstreamError {
 
 /// The exchange a connection is lent to, as its socket and its task see it.
 #[derive(Clone, Debug, Default)]
-struct Lent(Rc<RefCell<Option<Arc<Exchange>>>>);
+struct Lent(Rc<Loan>);
+
+#[derive(Debug, Default)]
+struct Loan {
+    exchange: RefCell<Option<Arc<Exchange>>>,
+    /// Nobody holds the connection any more.
+    dropped: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
 
 impl Lent {
+    fn to(&self, exchange: Option<Arc<Exchange>>) {
+        self.0.exchange.replace(exchange);
+    }
+
     fn is_cut(&self) -> bool {
-        self.0.borrow().as_ref().is_some_and(|exchange| exchange.cut.cause().is_some())
+        self.0.exchange.borrow().as_ref().is_some_and(|exchange| exchange.cut.cause().is_some())
+    }
+
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let cut = self.0.exchange.borrow().as_ref().is_some_and(|exchange| exchange.cut.poll(Side::Upstream, cx).is_ready());
+        if cut || self.0.dropped.get() {
+            return Poll::Ready(());
+        }
+        let mut task = self.0.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -171,6 +195,16 @@ pub struct Lease<B> {
     sender: SendRequest<B>,
     lent: Lent,
     upstream: Arc<str>,
+}
+
+impl<B> Drop for Lease<B> {
+    /// Not left to hyper: it would go on with a request body whose response has ended, where no kill finds it any more.
+    fn drop(&mut self) {
+        self.lent.0.dropped.set(true);
+        if let Some(task) = self.lent.0.task.borrow_mut().take() {
+            task.wake();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -235,7 +269,7 @@ where
 
     /// Keeps a connection whose response was read to its end.
     pub fn give_back(&self, lease: Lease<B>) {
-        lease.lent.0.borrow_mut().take();
+        lease.lent.to(None);
         if lease.sender.is_closed() {
             return;
         }
@@ -270,7 +304,7 @@ where
     }
 
     async fn send_on(&self, mut lease: Lease<B>, exchange: &Arc<Exchange>, request: Request<B>) -> Sent<B> {
-        lease.lent.0.borrow_mut().replace(Arc::clone(exchange));
+        lease.lent.to(Some(Arc::clone(exchange)));
         match lease.sender.try_send_request(request).await {
             Ok(response) => Sent::Answered((response, lease)),
             Err(mut unsent) => match unsent.take_message() {
@@ -334,7 +368,7 @@ enum Sent<B> {
     Failed(UpstreamError),
 }
 
-/// Drives one connection until it ends or the exchange it is lent to is cut; then it is dropped, and its socket resets.
+/// Drives one connection until it ends, the exchange it is lent to is cut, or nobody holds it; then it is dropped. A cut one resets.
 async fn drive<B>(connection: http1::Connection<TokioIo<Socket>, B>, lent: Lent)
 where
     B: Body + 'static,
@@ -343,8 +377,7 @@ where
 {
     let mut connection = pin!(connection);
     poll_fn(|cx| {
-        let cut = lent.0.borrow().as_ref().is_some_and(|exchange| exchange.cut.poll(Side::Upstream, cx).is_ready());
-        if cut {
+        if lent.poll_end(cx).is_ready() {
             return Poll::Ready(());
         }
         // How it ended is told to whoever waits for the response; here nobody is left to tell.

@@ -40,9 +40,9 @@ const SMALLEST_BUFFER: usize = 8192;
 
 /// How a connection came to its end.
 enum End {
-    /// hyper is done with it, or it was ordered to.
+    /// hyper is done with it.
     Done,
-    /// What it carried was cut.
+    /// What it carried was cut, or it was ordered to end at once.
     Cut,
     Rejected(Rejection),
 }
@@ -70,7 +70,7 @@ pub(super) async fn carry(
     let mut draining = false;
     let end = poll_fn(|cx| {
         match line.poll_order(cx) {
-            Close::Now => return Poll::Ready(End::Done),
+            Close::Now => return Poll::Ready(End::Cut),
             Close::HeadTimeout => return Poll::Ready(End::Rejected(head_timeout(&monitor))),
             Close::Gracefully if !draining => {
                 draining = true;
@@ -103,6 +103,11 @@ pub(super) async fn carry(
         End::Rejected(rejection) => {
             let wire = connection.into_parts().io.into_inner();
             reject(&worker, &entrance, &downstream, wire, rejection).await;
+        }
+        // Answered before the request's body had come; what was cut goes down at once.
+        End::Done if monitor.in_body() && !line.is_shut() => {
+            let mut tls = connection.into_parts().io.into_inner().into_inner();
+            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, throw_away(&mut tls)).await;
         }
         End::Done | End::Cut => {
             drop(connection);
@@ -218,21 +223,25 @@ async fn reject(
     let say = async {
         tls.write_all(&answer).await?;
         tls.shutdown().await?;
-        // What the peer still sends is read and thrown away for a moment: closing on unread bytes would reset, and the reset
-        // would overtake the answer (RFC 9112 section 9.6).
-        let mut thrown = [0; 4096];
-        let mut left: usize = 256 * 1024;
-        while left > 0 {
-            match tls.read(&mut thrown).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        std::io::Result::Ok(())
+        throw_away(&mut tls).await
     };
     let within: Duration = LAST_WORDS_WITHIN;
     // A peer that does not take its refusal has had it all the same; the record says so.
     let _ = tokio::time::timeout(within, say).await;
+}
+
+/// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer
+/// (RFC 9112 section 9.6).
+async fn throw_away(tls: &mut TlsStream<Socket>) -> std::io::Result<()> {
+    let mut thrown = [0; 4096];
+    let mut left: usize = 256 * 1024;
+    while left > 0 {
+        match tls.read(&mut thrown).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
 }
 
 /// Records what was refused before hyper saw it.

@@ -46,6 +46,8 @@ pub struct Flow {
     door: Arc<Door>,
     upload: RefCell<Option<Incoming>>,
     uploading: Cell<bool>,
+    /// The client's body was dropped before its end.
+    broken: Cell<bool>,
     stage: Cell<Stage>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
@@ -68,6 +70,7 @@ impl Flow {
             door,
             upload: RefCell::new(uploading.then_some(body)),
             uploading: Cell::new(uploading),
+            broken: Cell::new(false),
             stage: Cell::new(Stage::Asking),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
@@ -165,10 +168,12 @@ impl Flow {
         Poll::Pending
     }
 
-    /// Drops the client's body. Half of a cut: the other half is dropping what answers.
+    /// Drops the client's body; what is left of it will not come. Half of a cut: the other half is dropping what answers.
     pub fn empty(&self) {
         self.uploading.set(false);
-        self.upload.borrow_mut().take();
+        if self.upload.borrow_mut().take().is_some() {
+            self.broken.set(true);
+        }
     }
 
     /// Tells whoever waits for the upstream that it took too long.
@@ -198,7 +203,10 @@ impl Flow {
                 return Poll::Ready(Some(Err(FlowError::Cut(cause))));
             }
             let mut slot = self.upload.borrow_mut();
-            let Some(body) = slot.as_mut() else { return Poll::Ready(None) };
+            let Some(body) = slot.as_mut() else {
+                // What was dropped before its end must not look like a body that ended.
+                return Poll::Ready(self.broken.get().then_some(Err(FlowError::Over)));
+            };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => {
@@ -270,7 +278,7 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::Streamed(flow) => !flow.uploading(),
+            Self::Streamed(flow) => !flow.uploading() && !flow.broken.get(),
         }
     }
 
@@ -289,6 +297,8 @@ pub enum FlowError {
     Client(hyper::Error),
     Upstream(hyper::Error),
     Overdue,
+    /// The exchange ended while its request body was still coming.
+    Over,
 }
 
 impl fmt::Display for FlowError {
@@ -298,6 +308,7 @@ impl fmt::Display for FlowError {
             Self::Client(error) => write!(f, "the client's body ended in an error: {error}"),
             Self::Upstream(error) => write!(f, "the upstream's body ended in an error: {error}"),
             Self::Overdue => f.write_str("no byte went either way for too long"),
+            Self::Over => f.write_str("the exchange ended before its request body did"),
         }
     }
 }
@@ -307,7 +318,7 @@ impl std::error::Error for FlowError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Cut(_) => Some(CANCEL_ERROR.get_or_init(|| h2::Error::from(h2::Reason::CANCEL))),
-            Self::Client(_) | Self::Upstream(_) | Self::Overdue => None,
+            Self::Client(_) | Self::Upstream(_) | Self::Overdue | Self::Over => None,
         }
     }
 }

@@ -403,6 +403,8 @@ impl Drop for Open {
         self.worker.strike_off(self.place.get());
         self.downstream.open.set(self.downstream.open.get().saturating_sub(1));
         self.tell_end();
+        // The connection knows the flow of its last exchange, and hyper waits for whoever holds the body to read it.
+        self.flow.empty();
         if self.in_session.get() {
             self.leave_session();
         }

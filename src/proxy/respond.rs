@@ -133,7 +133,6 @@ const fn title(reason: Reason) -> &'static str {
         | Reason::Unsettled
         | Reason::RewriteUnstable
         | Reason::EditRefused
-        | Reason::InputLimit
         | Reason::Internal => "The gate could not decide, and so denies",
     }
 }

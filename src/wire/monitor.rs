@@ -110,6 +110,11 @@ impl Monitor {
         self.shared.body_refusal.get()
     }
 
+    /// Whether a body has begun and not ended.
+    pub fn in_body(&self) -> bool {
+        self.shared.in_body.get()
+    }
+
     /// Bytes read from the peer.
     pub fn bytes_in(&self) -> u64 {
         self.shared.bytes_in.get()
@@ -207,7 +212,11 @@ impl Monitor {
     }
 
     pub(super) fn reject(&self, rejection: Rejection) {
-        self.shared.in_head.set(false);
+        let in_head = self.shared.in_head.replace(false);
+        if self.shared.multiplexed && in_head {
+            // A block that was being read has no end any more; the rejection tells of it.
+            self.shared.heads.set(self.shared.heads.get().saturating_sub(1));
+        }
         *self.shared.rejection.borrow_mut() = Some(rejection);
         self.wake();
     }

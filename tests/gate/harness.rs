@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -538,10 +538,6 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     .await;
 }
 
-pub fn read_json(path: &Path) -> serde_json::Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
 /// The tests' clients believe any server: whom the gate believes is what is tested.
 #[derive(Debug)]
 struct Anybody;
@@ -777,6 +773,8 @@ impl Raw {
 pub struct Frames2 {
     pub stream: TlsStream<TcpStream>,
     read: Vec<u8>,
+    /// Does not answer PING.
+    pub mute: bool,
 }
 
 /// One frame.
@@ -838,7 +836,7 @@ impl Frames2 {
     }
 
     pub async fn with(stream: TlsStream<TcpStream>) -> Self {
-        let mut frames = Self { stream, read: Vec::new() };
+        let mut frames = Self { stream, read: Vec::new(), mute: false };
         frames.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         frames.send(&frame2(4, 0, 0, &[])).await.unwrap();
         frames
@@ -859,6 +857,9 @@ impl Frames2 {
                 if self.read.len() >= 9 + length {
                     let frame: Vec<u8> = self.read.drain(..9 + length).collect();
                     let stream = u32::from_be_bytes(frame[5..9].try_into().unwrap());
+                    if frame[3] == 6 && frame[4] & 1 == 0 && !self.mute {
+                        let _ = self.send(&frame2(6, 1, 0, &frame[9..])).await;
+                    }
                     return Some(Frame2 { kind: frame[3], flags: frame[4], stream, payload: frame[9..].to_vec() });
                 }
             }
@@ -914,5 +915,54 @@ impl Frames2 {
 impl Ended2 {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// An upstream of whatever manners: each connection is `serve`d on a thread of its own.
+pub fn upstream(serve: impl Fn(std::net::TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// Reads one head, and no more bytes than that; `None` when the connection ended first.
+pub fn read_head(stream: &mut std::net::TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            Ok(_) | Err(_) => return None,
+        }
+    }
+    Some(String::from_utf8(head).unwrap())
+}
+
+impl Gate {
+    /// The decision lines, with how the exchange ended where that was written later.
+    pub fn ended(&mut self) -> Vec<serde_json::Value> {
+        let record = self.record();
+        let parts: Vec<serde_json::Value> = record.into_iter().map(|line| line["portcullis"].clone()).collect();
+        let (mut decisions, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(|line| line["kind"] == "decision");
+        for line in others.into_iter().filter(|line| line["kind"] == "closing") {
+            let of = |decision: &&mut serde_json::Value| decision["exchange"] == line["exchange"];
+            let decision = decisions.iter_mut().find(of).expect("a closing line has a decision line");
+            assert_eq!(
+                decision["ending"],
+                serde_json::Value::Null,
+                "one closing line, and only where the decision did not say: {line}"
+            );
+            for key in ["ending", "cause", "status", "bytes_in", "bytes_out"] {
+                decision[key] = line[key].clone();
+            }
+        }
+        decisions
     }
 }

@@ -4,11 +4,13 @@
 //! ends, and it has one line in the record. A row that is not refused reaches the upstream as its one normal form and nothing else:
 //! what was judged, the gate's own fields, no more (promise 5).
 
-use std::io::Write as _;
+mod identity;
+mod streams;
+mod upstreams;
 
 use crate::harness::*;
 
-fn get(target: &str, fields: &str) -> Vec<u8> {
+pub fn get(target: &str, fields: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nhost: gate.test\r\n{fields}\r\n").into_bytes()
 }
 
