@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::exchange::{Exchange, Side};
@@ -170,7 +171,15 @@ impl Lent {
 pub struct Lease<B> {
     sender: SendRequest<B>,
     lent: Lent,
-    upstream: Arc<str>,
+    endpoint: Endpoint,
+    driver: AbortHandle,
+}
+
+/// Without it a request that is still being sent would be sent on, by nobody's leave: hyper lets an upload outlive its response.
+impl<B> Drop for Lease<B> {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
 }
 
 #[derive(Debug)]
@@ -218,7 +227,7 @@ where
         exchange: &Arc<Exchange>,
         mut request: Request<B>,
     ) -> Result<(Response<Incoming>, Lease<B>), UpstreamError> {
-        while let Some(lease) = self.take_idle(&upstream.name).await {
+        while let Some(lease) = self.take_idle(&upstream.endpoint).await {
             match self.send_on(lease, exchange, request).await {
                 Sent::Answered(answer) => return Ok(answer),
                 Sent::Failed(error) => return Err(error),
@@ -251,12 +260,12 @@ where
         self.idle.borrow_mut().retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < IDLE_FOR);
     }
 
-    async fn take_idle(&self, upstream: &Arc<str>) -> Option<Lease<B>> {
+    async fn take_idle(&self, endpoint: &Endpoint) -> Option<Lease<B>> {
         loop {
             let mut lease = {
                 let mut idle = self.idle.borrow_mut();
                 // The most recently used first: it is the least likely to have been closed by the other end.
-                let place = idle.iter().rposition(|idle| idle.connection.upstream == *upstream)?;
+                let place = idle.iter().rposition(|idle| idle.connection.endpoint == *endpoint)?;
                 idle.remove(place)?.connection
             };
             if lease.sender.is_ready() {
@@ -299,8 +308,8 @@ where
         });
         let io = TokioIo::new(Socket::new(stream, gate));
         let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(UpstreamError::from_hyper)?;
-        tokio::task::spawn_local(drive(connection, lent.clone()));
-        Ok(Lease { sender, lent, upstream: Arc::clone(&upstream.name) })
+        let driver = tokio::task::spawn_local(drive(connection, lent.clone())).abort_handle();
+        Ok(Lease { sender, lent, endpoint: upstream.endpoint.clone(), driver })
     }
 
     async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, UpstreamError> {
@@ -355,7 +364,44 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+    use crate::exchange::{Caller, ExchangeId, Kind};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_upstream_that_moved_gets_no_request_at_its_old_place() {
+        let request = || Request::new(http_body_util::Empty::<bytes::Bytes>::new());
+        let caller = Caller {
+            spiffe_id: String::new(),
+            trust_domain: String::new(),
+            certificate: String::new(),
+            address: IpAddr::from([127, 0, 0, 1]),
+            session: String::new(),
+        };
+        let exchange = Arc::new(Exchange::new(ExchangeId(uuid::Uuid::nil()), Kind::Connection, Arc::new(caller)));
+        let places = [std::net::TcpListener::bind("127.0.0.1:0").unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap()];
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let (pool, mut stay_open) = (Pool::default(), Vec::new());
+                for place in places {
+                    let endpoint = format!("http://{}", place.local_addr().unwrap());
+                    let config = format!("{{\"endpoint\": \"{endpoint}\"}}");
+                    let upstream = Upstream::new("payroll", &serde_json::from_str(&config).unwrap()).unwrap();
+                    let answering = std::thread::spawn(move || {
+                        let (mut stream, _) = place.accept().unwrap();
+                        let _ = stream.read(&mut [0; 1024]).unwrap();
+                        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                        stream
+                    });
+                    let sent = timeout(Duration::from_secs(5), pool.send(&upstream, &exchange, request())).await;
+                    let (_, lease) = sent.expect("its new place was asked").unwrap();
+                    stay_open.push(answering.join().unwrap());
+                    pool.give_back(lease);
+                }
+            })
+            .await;
+    }
 
     #[test]
     fn endpoints_are_read_or_refused_with_the_form_to_write() {

@@ -165,9 +165,8 @@ impl Flow {
         Poll::Pending
     }
 
-    /// Drops the client's body. Half of a cut: the other half is dropping what answers.
+    /// Drops the client's body, at the end of the exchange. Half of a cut: the other half is dropping what answers.
     pub fn empty(&self) {
-        self.uploading.set(false);
         self.upload.borrow_mut().take();
     }
 
@@ -198,7 +197,7 @@ impl Flow {
                 return Poll::Ready(Some(Err(FlowError::Cut(cause))));
             }
             let mut slot = self.upload.borrow_mut();
-            let Some(body) = slot.as_mut() else { return Poll::Ready(None) };
+            let Some(body) = slot.as_mut() else { return Poll::Ready(self.uploading.get().then_some(Err(FlowError::Over))) };
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => {
@@ -289,6 +288,8 @@ pub enum FlowError {
     Client(hyper::Error),
     Upstream(hyper::Error),
     Overdue,
+    /// The exchange ended before its request did.
+    Over,
 }
 
 impl fmt::Display for FlowError {
@@ -298,6 +299,7 @@ impl fmt::Display for FlowError {
             Self::Client(error) => write!(f, "the client's body ended in an error: {error}"),
             Self::Upstream(error) => write!(f, "the upstream's body ended in an error: {error}"),
             Self::Overdue => f.write_str("no byte went either way for too long"),
+            Self::Over => f.write_str("the exchange was over before its request had been read"),
         }
     }
 }
@@ -307,7 +309,7 @@ impl std::error::Error for FlowError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Cut(_) => Some(CANCEL_ERROR.get_or_init(|| h2::Error::from(h2::Reason::CANCEL))),
-            Self::Client(_) | Self::Upstream(_) | Self::Overdue => None,
+            Self::Client(_) | Self::Upstream(_) | Self::Overdue | Self::Over => None,
         }
     }
 }

@@ -351,6 +351,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.worker.strike_off(self.place.get());
+        // What is left of the request belongs to nobody: no kill would find it any more.
+        self.flow.empty();
         self.downstream.open.set(self.downstream.open.get().saturating_sub(1));
         self.tell_end();
         if self.in_session.get() {

@@ -125,7 +125,8 @@ fn uploading() -> (Boxed, Arc<AtomicU64>) {
     (StreamBody::new(Ticks(receiver)).boxed(), emitted)
 }
 
-struct Ticks(tokio::sync::mpsc::Receiver<Bytes>);
+/// The body that comes through a channel.
+pub struct Ticks(pub tokio::sync::mpsc::Receiver<Bytes>);
 
 impl futures_core::Stream for Ticks {
     type Item = Result<Frame<Bytes>, std::io::Error>;

@@ -12,5 +12,6 @@
 mod cuts;
 mod harness;
 mod life;
+mod review;
 mod swaps;
 mod walk;
