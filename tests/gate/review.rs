@@ -73,3 +73,16 @@ async fn nothing_of_a_request_goes_up_once_its_response_is_over() {
         assert_eq!(lines.load(Ordering::SeqCst), before, "{protocol:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_tightens_no_lease() {
+    let (backend, _) = crate::cuts::ticking();
+    let gate = Setup::default().start(backend.address);
+    let mut body = gate.any(Speaks::Http2, "agents/good").await.open("/ticks").await.into_body();
+    crate::cuts::some_bytes(&mut body, 64 * 1024).await;
+    let leased = "package portcullis\n\ndecision := {\"allowed\": true, \"lease\": {\"max_bytes_out\": 1024}}\n";
+    std::fs::write(gate.path("policy/policy.rego"), leased).unwrap();
+    let (status, answer) = tokio::task::block_in_place(|| gate.control("POST", "/v1/policy/activate", "{\"dry_run\": true}"));
+    assert_eq!(status, 200, "{answer}");
+    crate::cuts::some_bytes(&mut body, 1024 * 1024).await;
+}
