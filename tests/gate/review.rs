@@ -86,3 +86,59 @@ async fn a_rehearsal_tightens_no_lease() {
     assert_eq!(status, 200, "{answer}");
     crate::cuts::some_bytes(&mut body, 1024 * 1024).await;
 }
+
+const READS_BODY: &str = "package portcullis\n\ndefault decision := false\n\ndecision if input.request.body.ok == true\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_swap_while_a_body_is_read_costs_its_request_nothing() {
+    for protocol in BOTH {
+        let backend = Backend::start();
+        let gate = Arc::new(Setup::policy(READS_BODY).start(backend.address));
+        let mut client = gate.any(protocol, "agents/good").await;
+        let (body, send) = piecemeal();
+        let mut asked = request("POST", "/slow", body);
+        asked.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        send.send("{\"ok\":");
+        let sending = tokio::spawn(async move { Answer::of(client.send(asked).await.unwrap()).await });
+        until("the exchange to open", || {
+            gate.running().registry().collect(|open| matches!(open.kind, portcullis::exchange::Kind::Exchange(_))).len() == 1
+        })
+        .await;
+        let (status, answer) = tokio::task::block_in_place(|| gate.activate(&format!("{READS_BODY}\n# another\n"), "{}"));
+        assert_eq!(status, 200, "{answer}");
+        // Every worker takes the new generation when it is asked something.
+        for _ in 0..8 {
+            assert_eq!(gate.any(protocol, "agents/other").await.post("/", "{\"ok\": true}").await.status, 200);
+        }
+        send.send("true}");
+        drop(send);
+        let answer = within("the answer", sending).await.unwrap();
+        assert_eq!(answer.status, 200, "{protocol:?}: {}", answer.body);
+    }
+}
+
+/// Writes other routes into the gate's configuration.
+fn route(gate: &Gate, routes: &str) {
+    let path = gate.path("gate.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = yaml.split_once("    routes: ").unwrap();
+    let after = rest.split_once('\n').unwrap().1;
+    std::fs::write(path, format!("{before}    routes: {routes}\n{after}")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_rewritten_into_a_route_whose_policy_reads_bodies_is_judged_with_the_body() {
+    let backend = Backend::start();
+    let policy = "package portcullis\n\ndecision := {\"allowed\": true, \"rewrite\": {\"path\": \"/strict\"}}\n\n\
+                  default strict := true\n\nstrict := false if input.request.body.bad == true\n";
+    let mut gate = Setup::policy(policy).start(backend.address);
+    let strict = "{name: strict, path_prefix: /strict, upstream: backend, decision: portcullis/strict}";
+    route(&gate, &format!("[{strict}, {{name: all, upstream: backend}}]"));
+    tokio::task::block_in_place(|| gate.restart());
+    let mut client = gate.any(Speaks::Http2, "agents/good").await;
+    assert_eq!(client.post("/loose", "{\"bad\": false}").await.status, 200);
+    assert_eq!(client.post("/loose", "{\"bad\": true}").await.status, 403);
+    let seen = backend.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!((seen[0].target(), seen[0].body.as_slice()), ("/strict", b"{\"bad\": false}".as_slice()));
+}
