@@ -4,7 +4,7 @@
 //! read. While lent, a connection watches the exchange's cut: it is dropped with a reset and writes nothing from then on, so the
 //! upstream learns that its client is gone. Nothing is sent twice: only a request of which no byte left is tried on a new connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::exchange::{Exchange, Side};
@@ -157,35 +158,22 @@ impl UpstreamError {
 
 /// The exchange a connection is lent to, as its socket and its task see it.
 #[derive(Clone, Debug, Default)]
-struct Lent(Rc<Loan>);
-
-#[derive(Debug, Default)]
-struct Loan {
-    exchange: RefCell<Option<Arc<Exchange>>>,
-    /// Nobody holds the connection any more.
-    dropped: Cell<bool>,
-    task: RefCell<Option<Waker>>,
-}
+struct Lent(Rc<RefCell<Option<Arc<Exchange>>>>);
 
 impl Lent {
     fn to(&self, exchange: Option<Arc<Exchange>>) {
-        self.0.exchange.replace(exchange);
+        self.0.replace(exchange);
     }
 
     fn is_cut(&self) -> bool {
-        self.0.exchange.borrow().as_ref().is_some_and(|exchange| exchange.cut.cause().is_some())
+        self.0.borrow().as_ref().is_some_and(|exchange| exchange.cut.cause().is_some())
     }
 
-    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let cut = self.0.exchange.borrow().as_ref().is_some_and(|exchange| exchange.cut.poll(Side::Upstream, cx).is_ready());
-        if cut || self.0.dropped.get() {
-            return Poll::Ready(());
+    fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &*self.0.borrow() {
+            Some(exchange) => exchange.cut.poll(Side::Upstream, cx).map(|_| ()),
+            None => Poll::Pending,
         }
-        let mut task = self.0.task.borrow_mut();
-        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *task = Some(cx.waker().clone());
-        }
-        Poll::Pending
     }
 }
 
@@ -194,16 +182,14 @@ impl Lent {
 pub struct Lease<B> {
     sender: SendRequest<B>,
     lent: Lent,
-    upstream: Arc<str>,
+    endpoint: Endpoint,
+    driver: AbortHandle,
 }
 
+/// Without it a request that is still being sent would be sent on, by nobody's leave: hyper lets an upload outlive its response.
 impl<B> Drop for Lease<B> {
-    /// Not left to hyper: it would go on with a request body whose response has ended, where no kill finds it any more.
     fn drop(&mut self) {
-        self.lent.0.dropped.set(true);
-        if let Some(task) = self.lent.0.task.borrow_mut().take() {
-            task.wake();
-        }
+        self.driver.abort();
     }
 }
 
@@ -252,7 +238,7 @@ where
         exchange: &Arc<Exchange>,
         mut request: Request<B>,
     ) -> Result<(Response<Incoming>, Lease<B>), UpstreamError> {
-        while let Some(lease) = self.take_idle(&upstream.name).await {
+        while let Some(lease) = self.take_idle(&upstream.endpoint).await {
             match self.send_on(lease, exchange, request).await {
                 Sent::Answered(answer) => return Ok(answer),
                 Sent::Failed(error) => return Err(error),
@@ -285,12 +271,12 @@ where
         self.idle.borrow_mut().retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < IDLE_FOR);
     }
 
-    async fn take_idle(&self, upstream: &Arc<str>) -> Option<Lease<B>> {
+    async fn take_idle(&self, endpoint: &Endpoint) -> Option<Lease<B>> {
         loop {
             let mut lease = {
                 let mut idle = self.idle.borrow_mut();
                 // The most recently used first: it is the least likely to have been closed by the other end.
-                let place = idle.iter().rposition(|idle| idle.connection.upstream == *upstream)?;
+                let place = idle.iter().rposition(|idle| idle.connection.endpoint == *endpoint)?;
                 idle.remove(place)?.connection
             };
             if lease.sender.is_ready() {
@@ -333,8 +319,8 @@ where
         });
         let io = TokioIo::new(Socket::new(stream, gate));
         let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(UpstreamError::from_hyper)?;
-        tokio::task::spawn_local(drive(connection, lent.clone()));
-        Ok(Lease { sender, lent, upstream: Arc::clone(&upstream.name) })
+        let driver = tokio::task::spawn_local(drive(connection, lent.clone())).abort_handle();
+        Ok(Lease { sender, lent, endpoint: upstream.endpoint.clone(), driver })
     }
 
     async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, UpstreamError> {
@@ -377,7 +363,7 @@ where
 {
     let mut connection = pin!(connection);
     poll_fn(|cx| {
-        if lent.poll_end(cx).is_ready() {
+        if lent.poll_cut(cx).is_ready() {
             return Poll::Ready(());
         }
         // How it ended is told to whoever waits for the response; here nobody is left to tell.
@@ -388,7 +374,44 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+    use crate::exchange::{Caller, ExchangeId, Kind};
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_upstream_that_moved_gets_no_request_at_its_old_place() {
+        let request = || Request::new(http_body_util::Empty::<bytes::Bytes>::new());
+        let caller = Caller {
+            spiffe_id: String::new(),
+            trust_domain: String::new(),
+            certificate: String::new(),
+            address: IpAddr::from([127, 0, 0, 1]),
+            session: String::new(),
+        };
+        let exchange = Arc::new(Exchange::new(ExchangeId(uuid::Uuid::nil()), Kind::Connection, Arc::new(caller)));
+        let places = [std::net::TcpListener::bind("127.0.0.1:0").unwrap(), std::net::TcpListener::bind("127.0.0.1:0").unwrap()];
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let (pool, mut stay_open) = (Pool::default(), Vec::new());
+                for place in places {
+                    let endpoint = format!("http://{}", place.local_addr().unwrap());
+                    let config = format!("{{\"endpoint\": \"{endpoint}\"}}");
+                    let upstream = Upstream::new("payroll", &serde_json::from_str(&config).unwrap()).unwrap();
+                    let answering = std::thread::spawn(move || {
+                        let (mut stream, _) = place.accept().unwrap();
+                        let _ = stream.read(&mut [0; 1024]).unwrap();
+                        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                        stream
+                    });
+                    let sent = timeout(Duration::from_secs(5), pool.send(&upstream, &exchange, request())).await;
+                    let (_, lease) = sent.expect("its new place was asked").unwrap();
+                    stay_open.push(answering.join().unwrap());
+                    pool.give_back(lease);
+                }
+            })
+            .await;
+    }
 
     #[test]
     fn endpoints_are_read_or_refused_with_the_form_to_write() {

@@ -81,6 +81,11 @@ impl Edits {
     pub fn change_the_question(&self) -> bool {
         self.rewrite.is_some() || !self.query_parameters_to_set.is_empty() || !self.query_parameters_to_remove.is_empty()
     }
+
+    /// True when the body that leaves is not the one that came.
+    pub fn patch_the_body(&self) -> bool {
+        self.rewrite.as_ref().is_some_and(|rewrite| rewrite.body.is_some())
+    }
 }
 
 impl Lease {

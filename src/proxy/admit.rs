@@ -52,6 +52,8 @@ enum Try {
     Admitted(Box<Admitted>),
     /// The generation moved under it.
     Again,
+    /// It cannot be judged without its body, or not be rewritten.
+    NeedsBody(Rc<Settings>),
 }
 
 /// Judges until the request is admitted or denied.
@@ -60,16 +62,20 @@ enum Try {
 /// Why it is not admitted.
 pub(super) async fn admit(open: &Rc<Open>, request: Rc<Request>, session: &View) -> Result<Admitted, Stop> {
     let mut asked = Question { request, body: Body::Unread, rewritten: false };
-    for _ in 0..TRIES {
-        match attempt(open, &mut asked, session).await? {
+    let mut tries = TRIES;
+    while tries > 0 {
+        match attempt(open, &asked, session)? {
             Try::Admitted(admitted) => return Ok(*admitted),
-            Try::Again => {}
+            Try::Again => tries -= 1,
+            // It takes as long as the client likes. Whatever was in force before is asked for anew, and that is no lost try.
+            Try::NeedsBody(settings) => asked.body = read_body(open, &settings, &asked.request).await?,
         }
     }
     Err(Stop::denied(Reason::Unsettled))
 }
 
-async fn attempt(open: &Rc<Open>, asked: &mut Question, session: &View) -> Result<Try, Stop> {
+/// Waits for nothing, so that one generation judges from beginning to end.
+fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Stop> {
     let (generation, settings) = open.worker.generation().map_err(|_| Stop::denied(Reason::NoPolicy))?;
     note_try(open, &settings, asked);
     let (place, under) = route(open, &settings, &asked.request)?;
@@ -78,20 +84,29 @@ async fn attempt(open: &Rc<Open>, asked: &mut Question, session: &View) -> Resul
     if open.worker.services.registry.standing().matching(open.exchange(), Instant::now()).is_some() {
         return Err(Stop::denied(Reason::Killed));
     }
-    let reads_body = generation.plans.get(under.route.entry).is_some_and(|plan| plan.needs_body);
-    if reads_body && matches!(asked.body, Body::Unread) {
-        asked.body = read_body(open, &settings, &asked.request).await?;
+    let needs_body = |under: Under<'_>| generation.plans.get(under.route.entry).is_some_and(|plan| plan.needs_body);
+    let mut reads_body = needs_body(under);
+    let unread = matches!(asked.body, Body::Unread);
+    if reads_body && unread {
+        return Ok(Try::NeedsBody(settings));
     }
     let mut question = asked.clone();
     let mut verdict = judge(open, under, &question, session, &generation)?;
     let mut edits = vec![std::mem::take(&mut verdict.edits)];
+    if edits.iter().any(Edits::patch_the_body) && unread {
+        return Ok(Try::NeedsBody(settings));
+    }
     if edits.iter().any(Edits::change_the_question)
-        && let Some(rewritten) = rewrite(open, &settings, asked, &edits).await?
+        && let Some(rewritten) = rewritten(open, &settings, asked, &edits)?
     {
         question = rewritten;
         note_question(open, &question);
         let (place, under) = route(open, &settings, &question.request)?;
         note_route(open, place, under);
+        reads_body = needs_body(under);
+        if reads_body && unread {
+            return Ok(Try::NeedsBody(settings));
+        }
         verdict = judge(open, under, &question, session, &generation)?;
         edits.push(std::mem::take(&mut verdict.edits));
         still(&question, edits.last())?;
@@ -177,16 +192,7 @@ fn judge(
 }
 
 /// The request the edits ask for, or `None` when it is the one that was asked.
-async fn rewrite(open: &Rc<Open>, settings: &Settings, asked: &mut Question, edits: &[Edits]) -> Result<Option<Question>, Stop> {
-    let patches = edits.iter().any(|edits| edits.rewrite.as_ref().is_some_and(|rewrite| rewrite.body.is_some()));
-    if patches && matches!(asked.body, Body::Unread) {
-        asked.body = read_body(open, settings, &asked.request).await?;
-    }
-    let rewritten = rewritten(open, settings, asked, edits)?;
-    Ok((!same(&rewritten, asked)).then_some(rewritten))
-}
-
-fn rewritten(open: &Open, settings: &Settings, asked: &Question, edits: &[Edits]) -> Result<Question, Stop> {
+fn rewritten(open: &Open, settings: &Settings, asked: &Question, edits: &[Edits]) -> Result<Option<Question>, Stop> {
     let mut question = Question { rewritten: true, ..asked.clone() };
     let request = Rc::make_mut(&mut question.request);
     for edits in edits {
@@ -196,8 +202,7 @@ fn rewritten(open: &Open, settings: &Settings, asked: &Question, edits: &[Edits]
             rewrite: edits.rewrite.clone(),
             ..Edits::default()
         };
-        let patched = edits.rewrite.as_ref().is_some_and(|rewrite| rewrite.body.is_some());
-        let mut document = match (&question.body, patched) {
+        let mut document = match (&question.body, edits.patch_the_body()) {
             (Body::Whole { bytes, parsed: body::Parsed::Json(_) }, true) => {
                 Some(body::document(bytes, settings.body_depth).map_err(|error| unreadable(open, &error))?)
             }
@@ -210,7 +215,7 @@ fn rewritten(open: &Open, settings: &Settings, asked: &Question, edits: &[Edits]
             question.body = parsed(open, settings, request, bytes)?;
         }
     }
-    Ok(question)
+    Ok((!same(&question, asked)).then_some(question))
 }
 
 /// A rewrite must be at rest: what its own verdict asks for must change nothing any more.

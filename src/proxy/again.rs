@@ -30,8 +30,13 @@ impl Open {
     /// Judges by the generation in force.
     pub fn judge_again(&self) -> Again {
         let Ok((generation, _)) = self.worker.generation() else { return Again::Ends(Cause::Policy, None) };
-        let again =
-            self.ask_again(&generation.plans, |under, question, session| under.ask(self, question, session, Phase::Reassess));
+        let again = self.ask_again(&generation.plans, |under, question, session| {
+            let judgement = under.ask(self, question, session, Phase::Reassess)?;
+            if judgement.verdict.allowed {
+                self.flow.tighten(judgement.verdict.lease);
+            }
+            Some(judgement)
+        });
         if again == Again::Goes {
             self.exchange().set_generation(generation.number);
             self.set_judged(Instant::now());
@@ -66,7 +71,6 @@ impl Open {
             return observed(route.enforcement, Again::Ends(Cause::Policy, None));
         };
         if judgement.verdict.allowed {
-            self.flow.tighten(judgement.verdict.lease);
             Again::Goes
         } else {
             observed(route.enforcement, Again::Ends(Cause::Policy, judgement.verdict.kill))

@@ -401,10 +401,11 @@ fn asked(head: &Parts) -> (String, String) {
 impl Drop for Open {
     fn drop(&mut self) {
         self.worker.strike_off(self.place.get());
+        // What is left of the request belongs to nobody, and no kill would find it any more. The connection still knows the flow,
+        // and hyper would wait for whoever holds the body to read it.
+        self.flow.empty();
         self.downstream.open.set(self.downstream.open.get().saturating_sub(1));
         self.tell_end();
-        // The connection knows the flow of its last exchange, and hyper waits for whoever holds the body to read it.
-        self.flow.empty();
         if self.in_session.get() {
             self.leave_session();
         }

@@ -125,7 +125,8 @@ fn uploading() -> (Boxed, Arc<AtomicU64>) {
     (StreamBody::new(Ticks(receiver)).boxed(), emitted)
 }
 
-struct Ticks(tokio::sync::mpsc::Receiver<Bytes>);
+/// The body that comes through a channel.
+pub struct Ticks(pub tokio::sync::mpsc::Receiver<Bytes>);
 
 impl futures_core::Stream for Ticks {
     type Item = Result<Frame<Bytes>, std::io::Error>;
@@ -179,7 +180,8 @@ async fn no_tick_the_client_emitted_after_a_kill_returned_reaches_the_upstream()
         } else {
             stalled(&emitted).await;
         }
-        let answer = kill(&gate, BAD);
+        // By upstream, so that the connection stays and the answer is read.
+        let answer = kill(&gate, "{\"upstream\": \"backend\"}");
         let at_return = emitted.load(Ordering::SeqCst);
         let case = format!("{protocol:?}, upstream reads: {reads}");
         assert_eq!((&answer["cut"], &answer["pending"]), (&1.into(), &0.into()), "{case}: {answer}");

@@ -15,6 +15,7 @@ mod harness;
 mod life;
 mod promises;
 mod record;
+mod review;
 mod swaps;
 mod threats;
 mod verdicts;

@@ -1,0 +1,144 @@
+//! What an exchange leaves behind, and what changes under it: an upload that outlives its response, a rehearsal, a swap or a reload
+//! in the middle of a request.
+
+use std::io::{BufRead, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, StreamBody};
+
+use crate::harness::*;
+
+/// A body whose pieces the test sends one by one.
+fn piecemeal() -> (Boxed, Pieces) {
+    let (send, receive) = tokio::sync::mpsc::channel(8);
+    (StreamBody::new(crate::cuts::Ticks(receive)).boxed(), Pieces(send))
+}
+
+struct Pieces(tokio::sync::mpsc::Sender<Bytes>);
+
+impl Pieces {
+    /// Whether anybody took it is the gate's business.
+    fn send(&self, piece: &'static str) {
+        let _ = self.0.try_send(Bytes::from_static(piece.as_bytes()));
+    }
+}
+
+/// An upstream that answers before it has the whole request, and reads on; tells when its connection ended and how many lines came.
+fn hasty() -> (std::net::SocketAddr, Arc<AtomicUsize>, std::sync::mpsc::Receiver<bool>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let lines = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&lines);
+    let (over, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        while reader.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+        let mut whole = false;
+        loop {
+            line.clear();
+            match reader.read_line(&mut line) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {
+                    whole |= line == "0\r\n";
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }
+        let _ = over.send(whole);
+    });
+    (address, lines, ended)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_request_goes_up_once_its_response_is_over() {
+    for protocol in BOTH {
+        let (address, lines, ended) = hasty();
+        let gate = Setup::default().start(address);
+        let mut client = gate.any(protocol, "agents/good").await;
+        let (body, send) = piecemeal();
+        send.send("first\r\n");
+        let answer = Answer::of(within("the answer", client.send(request("POST", "/", body))).await.unwrap()).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ok"), "{protocol:?}");
+        let whole = tokio::task::block_in_place(|| ended.recv_timeout(HANG)).expect("the upstream's connection ends");
+        assert!(!whole, "{protocol:?}: the upstream took a broken upload for a whole one");
+        let before = lines.load(Ordering::SeqCst);
+        send.send("later\r\n");
+        assert_eq!(lines.load(Ordering::SeqCst), before, "{protocol:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_tightens_no_lease() {
+    let (backend, _) = crate::cuts::ticking();
+    let gate = Setup::default().start(backend.address);
+    let mut body = gate.any(Speaks::Http2, "agents/good").await.open("/ticks").await.into_body();
+    crate::cuts::some_bytes(&mut body, 64 * 1024).await;
+    let leased = "package portcullis\n\ndecision := {\"allowed\": true, \"lease\": {\"max_bytes_out\": 1024}}\n";
+    std::fs::write(gate.path("policy/policy.rego"), leased).unwrap();
+    let (status, answer) = tokio::task::block_in_place(|| gate.control("POST", "/v1/policy/activate", "{\"dry_run\": true}"));
+    assert_eq!(status, 200, "{answer}");
+    crate::cuts::some_bytes(&mut body, 1024 * 1024).await;
+}
+
+const READS_BODY: &str = "package portcullis\n\ndefault decision := false\n\ndecision if input.request.body.ok == true\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_swap_while_a_body_is_read_costs_its_request_nothing() {
+    for protocol in BOTH {
+        let backend = Backend::start();
+        let gate = Arc::new(Setup::policy(READS_BODY).start(backend.address));
+        let mut client = gate.any(protocol, "agents/good").await;
+        let (body, send) = piecemeal();
+        let mut asked = request("POST", "/slow", body);
+        asked.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        send.send("{\"ok\":");
+        let sending = tokio::spawn(async move { Answer::of(client.send(asked).await.unwrap()).await });
+        until("the exchange to open", || {
+            gate.running().registry().collect(|open| matches!(open.kind, portcullis::exchange::Kind::Exchange(_))).len() == 1
+        })
+        .await;
+        let (status, answer) = tokio::task::block_in_place(|| gate.activate(&format!("{READS_BODY}\n# another\n"), "{}"));
+        assert_eq!(status, 200, "{answer}");
+        // Every worker takes the new generation when it is asked something.
+        for _ in 0..8 {
+            assert_eq!(gate.any(protocol, "agents/other").await.post("/", "{\"ok\": true}").await.status, 200);
+        }
+        send.send("true}");
+        drop(send);
+        let answer = within("the answer", sending).await.unwrap();
+        assert_eq!(answer.status, 200, "{protocol:?}: {}", answer.body);
+    }
+}
+
+/// Writes other routes into the gate's configuration.
+fn route(gate: &Gate, routes: &str) {
+    let path = gate.path("gate.yaml");
+    let yaml = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = yaml.split_once("    routes: ").unwrap();
+    let after = rest.split_once('\n').unwrap().1;
+    std::fs::write(path, format!("{before}    routes: {routes}\n{after}")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_rewritten_into_a_route_whose_policy_reads_bodies_is_judged_with_the_body() {
+    let backend = Backend::start();
+    let policy = "package portcullis\n\ndecision := {\"allowed\": true, \"rewrite\": {\"path\": \"/strict\"}}\n\n\
+                  default strict := true\n\nstrict := false if input.request.body.bad == true\n";
+    let mut gate = Setup::policy(policy).start(backend.address);
+    let strict = "{name: strict, path_prefix: /strict, upstream: backend, decision: portcullis/strict}";
+    route(&gate, &format!("[{strict}, {{name: all, upstream: backend}}]"));
+    tokio::task::block_in_place(|| gate.restart());
+    let mut client = gate.any(Speaks::Http2, "agents/good").await;
+    assert_eq!(client.post("/loose", "{\"bad\": false}").await.status, 200);
+    assert_eq!(client.post("/loose", "{\"bad\": true}").await.status, 403);
+    let seen = backend.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!((seen[0].target(), seen[0].body.as_slice()), ("/strict", b"{\"bad\": false}".as_slice()));
+}
