@@ -14,6 +14,7 @@ mod deny;
 mod harness;
 mod life;
 mod promises;
+mod readme;
 mod record;
 mod review;
 mod swaps;
