@@ -157,27 +157,13 @@ fn bare(line: &str) -> String {
         ),
         None => line.to_owned(),
     };
-    let words: Vec<String> = line
-        .split(' ')
-        .map(|word| {
-            let hex = word.len() > 30 && word.contains('-');
-            if hex && !word.contains('{') {
-                "ID".to_owned()
-            } else {
-                word.chars()
-                    .map(|c| {
-                        if c.is_ascii_hexdigit() && hex {
-                            '0'
-                        } else if c.is_ascii_digit() {
-                            '0'
-                        } else {
-                            c
-                        }
-                    })
-                    .collect()
-            }
-        })
-        .collect();
+    let word = |word: &str| match word {
+        id if id.len() > 30 && id.contains('-') && !id.contains('{') => "ID".to_owned(),
+        // An id inside of something longer is letters and digits by chance.
+        long if long.len() > 30 && long.contains('-') => long.replace(|c: char| c.is_ascii_hexdigit(), "0"),
+        other => other.replace(|c: char| c.is_ascii_digit(), "0"),
+    };
+    let words: Vec<String> = line.split(' ').map(word).collect();
     let mut bare = words.join(" ");
     while bare.contains("00") {
         bare = bare.replace("00", "0");
