@@ -30,7 +30,7 @@ use crate::listener::{Entrance, House};
 use crate::metrics::{AuditOutcome, Metrics, MetricsError};
 use crate::policy::{Policy, Report};
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::Services;
+use crate::proxy::worker::{Published, Services};
 use crate::session::Sessions;
 use crate::store::{Store, StoreError};
 use crate::tls::{self, Holder, Identity, IdentityError, ListenerRules};
@@ -130,7 +130,7 @@ impl App {
             sessions: Arc::new(Sessions::new(config.sessions.clone())),
             audit,
             metrics,
-            settings: Mutex::new(Arc::new(settings)),
+            settings: Mutex::new(Published::new(settings)),
             retained: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             retired: Mutex::new(retire),
@@ -156,7 +156,7 @@ impl App {
         let bench = Arc::new(Bench::new(workers, registry));
         let parts = Shared { services, bench, holder, status: Arc::new(StatusBoard::default()) };
         parts.describe(&config, &addresses);
-        parts.put_in_force(&config, policy)?;
+        parts.put_in_force(&config, policy, None)?;
         Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
     }
 
