@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -140,7 +141,13 @@ fn note_question(open: &Open, place: usize, under: Under<'_>, question: &Questio
 }
 
 /// Asks, and turns a denial into a stop unless the route only observes.
-fn judge(open: &Rc<Open>, under: Under<'_>, question: &Question, session: &View, generation: &Generation) -> Result<Verdict, Stop> {
+fn judge(
+    open: &Rc<Open>,
+    under: Under<'_>,
+    question: &Question,
+    session: &View,
+    generation: &Arc<Generation>,
+) -> Result<Verdict, Stop> {
     let judgement = under.ask(open, question, session, Phase::Request).ok_or(Stop::denied(Reason::NoPolicy))?;
     if judgement.generation != generation.number {
         return Err(Stop::denied(Reason::Unsettled));
@@ -153,6 +160,7 @@ fn judge(open: &Rc<Open>, under: Under<'_>, question: &Question, session: &View,
     let verdict = judgement.verdict.clone();
     open.story(|story| {
         story.judgement = Some(judgement);
+        story.generation = Some(Arc::clone(generation));
         story.decided_at = Some(SystemTime::now());
     });
     if verdict.allowed {

@@ -21,8 +21,8 @@ use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why};
 use crate::decision::{Basis, Ending, Enforcement, Phase, Protocol, Reason, Scope};
 use crate::exchange::{Exchange, ExchangeId, Kind, Registered, Selector};
-use crate::judge::Judgement;
 use crate::judge::body::Parsed;
+use crate::judge::{Generation, Judgement};
 use crate::kill::Order;
 use crate::metrics;
 use crate::session::{Past, View};
@@ -63,6 +63,8 @@ pub(super) struct Story {
     pub(super) why: Option<Why>,
     pub(super) enforcement: Option<Enforcement>,
     pub(super) judgement: Option<Judgement>,
+    /// The one that gave the judgement; another may be in force when it is told.
+    pub(super) generation: Option<Arc<Generation>>,
     pub(super) record_input: Option<regorus::Value>,
     pub(super) edits: Vec<String>,
     pub(super) fault: Option<String>,

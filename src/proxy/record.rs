@@ -26,15 +26,15 @@ pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
     let judgement = story.judgement.as_ref();
     let settings = story.settings.as_deref();
     let route = settings.zip(story.route).and_then(|(settings, place)| settings.route_at(open.downstream.listener, place));
-    let generation = open.worker.generation().ok().map(|(generation, _)| generation);
+    let generation = story.generation.as_ref();
     let nothing = Footprint::default();
-    let footprint = generation.as_ref().zip(route).map_or(&nothing, |(generation, route)| generation.policy.footprint(route.entry));
+    let footprint = generation.zip(route).map_or(&nothing, |(generation, route)| generation.policy.footprint(route.entry));
     let detail = settings.map_or(InputDetail::Footprint, |settings| settings.input_detail);
     let shown = story.record_input.as_ref().or_else(|| judgement.map(|judgement| &judgement.input));
     let input = shown.and_then(|value| raw(value, Place::Input, detail, footprint));
     let result =
         judgement.and_then(|judgement| judgement.answer.as_ref()).and_then(|value| raw(value, Place::Answer, detail, footprint));
-    let bundles: Vec<(String, String)> = generation.as_ref().filter(|_| judgement.is_some()).map_or_else(Vec::new, |generation| {
+    let bundles: Vec<(String, String)> = generation.map_or_else(Vec::new, |generation| {
         generation.policy.revisions().iter().map(|(name, revision)| (name.clone(), revision.clone())).collect()
     });
     let record = Record {

@@ -142,3 +142,24 @@ async fn a_path_rewritten_into_a_route_whose_policy_reads_bodies_is_judged_with_
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].target(), seen[0].body.as_slice()), ("/strict", b"{\"bad\": false}".as_slice()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_names_the_bundle_that_judged_not_the_one_in_force_when_it_is_written() {
+    let (backend, _) = crate::cuts::ticking();
+    let mut gate = Setup::default().start(backend.address);
+    let mut client = gate.any(Speaks::Http2, "agents/good").await;
+    let (_, before) = tokio::task::block_in_place(|| gate.control("GET", "/v1/policy", ""));
+    let body = client.open("/ticks").await.into_body();
+    let (status, answer) = tokio::task::block_in_place(|| gate.activate(&format!("{ALLOW}\n# another\n"), "{}"));
+    assert_eq!(status, 200, "{answer}");
+    drop(body);
+    until("the exchange to end", || {
+        gate.running().registry().collect(|open| matches!(open.kind, portcullis::exchange::Kind::Exchange(_))).is_empty()
+    })
+    .await;
+    let line =
+        tokio::task::block_in_place(|| gate.record()).into_iter().find(|line| line["portcullis"]["path"] == "/ticks").unwrap();
+    assert_eq!(line["portcullis"]["generation"], 1, "{line}");
+    let told = line["bundles"]["authz"]["revision"].as_str().unwrap();
+    assert!(before.to_string().contains(told), "{told} is not in {before}");
+}
