@@ -118,9 +118,8 @@ fn answer(
     monitor: &Monitor,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
-    monitor.exchange_opened();
     let close = line.order() == Close::AfterOne;
-    let tail = TailGuard(monitor.clone());
+    let tail = TailGuard::new(monitor);
     let ready = health(worker, downstream, &request);
     let (head, body) = request.into_parts();
     let open = ready.is_none().then(|| {
@@ -136,7 +135,7 @@ fn answer(
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|reply| Tail { reply, _guard: tail }))
+        Ok(tail.behind(response))
     }
 }
 
@@ -149,12 +148,24 @@ pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Requ
 }
 
 /// A response body that tells the wire when it is over.
-struct Tail {
+pub(super) struct Tail {
     reply: Reply,
     _guard: TailGuard,
 }
 
-struct TailGuard(Monitor);
+/// Counts an exchange as open on its wire until it is dropped.
+pub(super) struct TailGuard(Monitor);
+
+impl TailGuard {
+    pub(super) fn new(monitor: &Monitor) -> Self {
+        monitor.exchange_opened();
+        Self(monitor.clone())
+    }
+
+    pub(super) fn behind(self, response: Response<Reply>) -> Response<Tail> {
+        response.map(|reply| Tail { reply, _guard: self })
+    }
+}
 
 impl Drop for TailGuard {
     fn drop(&mut self) {

@@ -21,10 +21,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_rustls::server::TlsStream;
 
 use super::Entrance;
-use super::http1::{health, record_rejection, wire_limits};
+use super::http1::{Tail, TailGuard, health, record_rejection, wire_limits};
 use super::line::{Close, Line};
 use crate::decision::Protocol;
-use crate::proxy::download::Reply;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::flow::Flow;
 use crate::proxy::open::Open;
@@ -54,8 +53,9 @@ pub(super) async fn carry(
     line.watch(monitor.clone());
     let handed = Handed::default();
     let service = service_fn({
-        let (worker, downstream, line, handed) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), handed.clone());
-        move |request| answer(&worker, &downstream, &line, &handed, request)
+        let (worker, downstream, line) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line));
+        let (monitor, handed) = (monitor.clone(), handed.clone());
+        move |request| answer(&worker, &downstream, &line, TailGuard::new(&monitor), &handed, request)
     });
     let connection = http2::Builder::new(Streams { handed })
         .timer(TokioTimer::new())
@@ -95,9 +95,10 @@ fn answer(
     worker: &Rc<Worker>,
     downstream: &Rc<Downstream>,
     line: &Rc<Line>,
+    tail: TailGuard,
     handed: &Handed,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Reply>, Infallible>> + 'static + use<> {
+) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
     let ready = health(worker, downstream, &request);
     let (head, body) = request.into_parts();
     let open = ready.is_none().then(|| Open::new(Rc::clone(worker), Rc::clone(downstream), body));
@@ -111,7 +112,7 @@ fn answer(
         if let Some(line) = last {
             line.close(Close::Gracefully);
         }
-        Ok(response)
+        Ok(tail.behind(response))
     }
 }
 

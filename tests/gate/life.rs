@@ -92,6 +92,12 @@ async fn sighup_reads_everything_again_and_a_mistake_changes_nothing() {
     process.says("open exchanges judged again");
     assert_eq!(get(&mut gate, &process, "/v1/users").await, 404, "its route is gone");
     assert_eq!(get(&mut gate, &process, "/v2/users").await, 200);
+    for fixed in ["trust_domains: [example.org]\n    routes:", "max_svid_lifetime: 1h\n    routes:"] {
+        std::fs::write(gate.path("gate.yaml"), yaml.replace("routes:", fixed)).unwrap();
+        process.signal("HUP");
+        let line = process.says("the configuration was refused");
+        assert!(line.contains("listeners") && line.contains("restart"), "{line}");
+    }
     for bad in [yaml.replace("upstreams", "upstream"), yaml.replace("environment: test", "environment: [test]"), String::new()] {
         std::fs::write(gate.path("gate.yaml"), bad).unwrap();
         process.signal("HUP");
