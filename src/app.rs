@@ -30,7 +30,7 @@ use crate::listener::{Entrance, House};
 use crate::metrics::{AuditOutcome, Metrics, MetricsError};
 use crate::policy::{Policy, Report};
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::Services;
+use crate::proxy::worker::{Published, Services};
 use crate::session::Sessions;
 use crate::store::{Store, StoreError};
 use crate::tls::{self, Holder, Identity, IdentityError, ListenerRules};
@@ -130,7 +130,7 @@ impl App {
             sessions: Arc::new(Sessions::new(config.sessions.clone())),
             audit,
             metrics,
-            settings: Mutex::new(Arc::new(settings)),
+            settings: Mutex::new(Published::new(settings)),
             retained: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             retired: Mutex::new(retire),
@@ -156,7 +156,7 @@ impl App {
         let bench = Arc::new(Bench::new(workers, registry));
         let parts = Shared { services, bench, holder, status: Arc::new(StatusBoard::default()) };
         parts.describe(&config, &addresses);
-        parts.put_in_force(&config, policy)?;
+        parts.put_in_force(&config, policy, None)?;
         Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
     }
 
@@ -242,13 +242,23 @@ fn addresses(config: &Config, listeners: &[(TcpListener, Arc<Entrance>)], admin:
 /// Reads the configuration file again; what cannot change while the gate stands is a mistake.
 fn reread(file: &Path, now: &Config) -> Result<Config, String> {
     let new = Config::read(file).map_err(|report: config::Report| report.to_string())?;
-    let places = |config: &Config| config.listeners.iter().map(|l| (l.name.clone(), l.address)).collect::<Vec<_>>();
+    let listeners = |config: &Config| {
+        let fixed = |l: &crate::listener::Config| {
+            (l.name.clone(), l.address, l.trust_domains.clone(), l.max_svid_lifetime, l.minimum_tls, l.health.is_some())
+        };
+        config.listeners.iter().map(fixed).collect::<Vec<_>>()
+    };
+    let audit = audit::Config { input: now.audit.input, ..new.audit.clone() };
+    // What is built once. Taking the rest and staying silent about these would be a gate that stands otherwise than it is written.
     let fixed = [
-        ("listeners (names and addresses)", places(&new) != places(now)),
+        ("environment", new.environment != now.environment),
+        ("listeners (all but their routes, server names and the path of health)", listeners(&new) != listeners(now)),
+        ("limits", new.limits != now.limits),
+        ("sessions", new.sessions != now.sessions),
         ("admin.address", new.admin.address != now.admin.address),
-        ("control.socket", new.control.socket != now.control.socket),
+        ("control", new.control != now.control),
         ("state.directory", new.state.directory != now.state.directory),
-        ("audit.file", new.audit.file != now.audit.file),
+        ("audit (all but its input)", audit != now.audit),
         ("identity.trust_domain", new.identity.trust_domain != now.identity.trust_domain),
     ];
     let changed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();

@@ -34,7 +34,7 @@ pub use sink::AuditError;
 pub use writer::Writer;
 
 /// `audit`: where decisions are recorded, and what happens when they cannot be.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// JSON lines are appended here; `-` is stdout.

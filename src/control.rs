@@ -39,7 +39,7 @@ pub use socket::{ControlError, bind};
 pub use status::{EntryStatus, ListenerStatus, PolicyStatus, Read, Status, StatusBoard, SvidStatus, Unloaded};
 
 /// `control`: where operators reach the gate, and who may do what.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A unix socket, made with mode 0600.
@@ -56,14 +56,14 @@ impl Default for Config {
 }
 
 /// One person: known by the uid of the process that calls.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Operator {
     pub uid: u32,
 }
 
 /// Which operators may do what. A caller without a name may only view.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Roles {
     /// Kill, lift kills, activate and roll back policy.

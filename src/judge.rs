@@ -247,11 +247,12 @@ impl Bench {
         self.seats.iter().map(|_| Ok(Judge { generation: Arc::new(generation(number)), engine: policy.engine()? })).collect()
     }
 
-    /// Puts a policy in force for all workers at once, and returns its generation.
+    /// Puts a policy in force for all workers at once, and returns its generation. `prepare` is told its number just before, when
+    /// nothing can fail any more.
     ///
     /// # Errors
     /// The findings of the compiler; the generation in force stays.
-    pub fn activate(&self, policy: Arc<Policy>, may_kill: &[KillScope]) -> Result<u64, Report> {
+    pub fn activate(&self, policy: Arc<Policy>, may_kill: &[KillScope], prepare: impl FnOnce(u64)) -> Result<u64, Report> {
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         let number = active.number + 1;
         let judges = self.candidates(&policy, may_kill, number)?;
@@ -260,6 +261,7 @@ impl Bench {
         }
         active.number = number;
         active.previous = active.policy.replace(policy);
+        prepare(number);
         self.registry.activate(number);
         Ok(number)
     }

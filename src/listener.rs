@@ -99,7 +99,7 @@ pub struct Health {
 }
 
 /// `limits`: how much of the gate one peer, and all of them, may hold.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// From the first byte of a head to its end, and for a TLS handshake.
@@ -135,7 +135,7 @@ impl Default for Limits {
 }
 
 /// What one SPIFFE ID may hold at a time.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct PerIdentity {
     pub connections: usize,

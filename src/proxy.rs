@@ -108,6 +108,7 @@ pub async fn serve(open: Rc<Open>) -> Response<Reply> {
 /// The walk of a request.
 async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     // Before we know you: room for the record, one reading, a name that is ours, a proven caller.
+    let recent = open.worker.generation().is_ok_and(|(generation, _)| generation.plans.iter().any(|plan| plan.reads_recent));
     let settings = open.worker.settings();
     open.story(|story| story.settings = Some(Rc::clone(&settings)));
     let listener = settings.listener(open.downstream.listener).ok_or(Stop::denied(Reason::Internal))?;
@@ -120,7 +121,6 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
 
     // After we know you: the session as it stood before, then the judge.
     let sessions = &open.worker.services.sessions;
-    let recent = open.worker.generation().is_ok_and(|(generation, _)| generation.plans.iter().any(|plan| plan.reads_recent));
     let (id, limit) = (&open.downstream.caller.session, settings.exchanges_per_identity);
     let session = sessions.enter(id, &peer.name, open.began, limit, recent).map_err(|_| Refusal::TooMany)?;
     open.joined_session();

@@ -81,14 +81,15 @@ fn ended(open: &Open, now: Instant, wall: Duration) -> Option<Cause> {
 
 /// Judges everything open on this worker by the generation in force.
 pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
-    let generation = worker.services.registry.generation();
     let mut found = Reassessed::default();
+    // Taken now, whatever is open: the next request must not be the first to find it.
+    let Ok((generation, _)) = worker.generation() else { return found };
     for (place, open) in worker.open().into_iter().enumerate() {
         if place % SLICE == SLICE - 1 {
             tokio::task::yield_now().await;
         }
         // What is admitted after the activation was judged by it.
-        if open.exchange().generation() < generation && open.exchange().cut.is_admitted() {
+        if open.exchange().generation() < generation.number && open.exchange().cut.is_admitted() {
             found.open += 1;
             found.cut += usize::from(judge(worker, &open));
         }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::units::Span;
 
 /// `sessions`: how long and how many are remembered.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A session with no open exchange is forgotten after this.

@@ -43,12 +43,18 @@ impl Shared {
         });
     }
 
-    /// Compiles a policy and puts it in force for every worker. Slow: never on a worker, nor where operators wait for other answers.
-    pub(super) fn put_in_force(&self, config: &Config, policy: Arc<Policy>) -> Result<u64, Report> {
+    /// Compiles a policy and puts it in force for every worker, together with the settings it was loaded for where those are new.
+    /// Slow: never on a worker, nor where operators wait for other answers.
+    pub(super) fn put_in_force(&self, config: &Config, policy: Arc<Policy>, settings: Option<Settings>) -> Result<u64, Report> {
         for warning in policy.warnings() {
             tracing::warn!(%warning, "the policy has a warning");
         }
-        let generation = self.bench.activate(Arc::clone(&policy), &config.policy.may_kill)?;
+        let publish = |generation| {
+            if let Some(settings) = settings {
+                self.services.publish_settings(settings, generation);
+            }
+        };
+        let generation = self.bench.activate(Arc::clone(&policy), &config.policy.may_kill, publish)?;
         let metrics = &self.services.metrics;
         metrics.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         let now = since_epoch(SystemTime::now()).as_secs();
@@ -66,13 +72,18 @@ impl Shared {
         let loading = config.policy.clone();
         let loaded = blocking(move || Policy::load(&loading, &entries)).await?;
         let policy = loaded.map(Arc::new).map_err(|report| self.refused(config, &report, dry_run))?;
-        self.switch_to(config, workers, policy, dry_run).await
+        self.switch_to(config, workers, policy, None, dry_run).await
     }
 
     /// Puts the policy before the one in force back.
     pub(super) async fn roll_back(&self, config: &Config, workers: &[Handle], dry_run: bool) -> Result<Activated, String> {
         let previous = self.bench.previous().ok_or("there is no earlier policy to go back to")?;
-        self.switch_to(config, workers, previous, dry_run).await
+        if previous.entries() != self.services.settings().entries {
+            return Err(
+                "the earlier policy was loaded for routes that ask other rules; put its bundle back and activate it".to_owned()
+            );
+        }
+        self.switch_to(config, workers, previous, None, dry_run).await
     }
 
     async fn switch_to(
@@ -80,6 +91,7 @@ impl Shared {
         config: &Config,
         workers: &[Handle],
         policy: Arc<Policy>,
+        settings: Option<Settings>,
         dry_run: bool,
     ) -> Result<Activated, String> {
         let revisions: BTreeMap<String, String> = policy.revisions().clone();
@@ -87,7 +99,7 @@ impl Shared {
             (None, self.rehearse(&config.policy.may_kill, workers, policy).await?)
         } else {
             let (shared, switching) = (self.clone(), config.clone());
-            let put = blocking(move || shared.put_in_force(&switching, policy)).await?;
+            let put = blocking(move || shared.put_in_force(&switching, policy, settings)).await?;
             let generation = put.map_err(|report| self.refused(config, &report, false))?;
             (Some(generation), ask(workers, Command::Reassess).await)
         };
@@ -165,9 +177,9 @@ impl Shared {
                         return None;
                     }
                 };
-                self.services.replace_settings(settings);
-                if let Err(error) = self.switch_to(&new, workers, policy, false).await {
-                    tracing::error!(%error, "the policy of the new configuration was refused");
+                if let Err(error) = self.switch_to(&new, workers, policy, Some(settings), false).await {
+                    tracing::error!(%error, "the policy of the new configuration was refused; the last good configuration stays");
+                    return None;
                 }
             }
             Err(mistakes) => {

@@ -180,6 +180,7 @@ impl Line {
 pub struct Lines {
     lines: RefCell<slab::Slab<Weak<Line>>>,
     limits: Limits,
+    draining: Cell<bool>,
 }
 
 /// Keeps a connection on the list.
@@ -196,11 +197,14 @@ impl Drop for Listed {
 
 impl Lines {
     pub fn new(limits: Limits) -> Self {
-        Self { lines: RefCell::default(), limits }
+        Self { lines: RefCell::default(), limits, draining: Cell::new(false) }
     }
 
     pub(super) fn enlist(self: &Rc<Self>, line: &Rc<Line>) -> Listed {
         let key = self.lines.borrow_mut().insert(Rc::downgrade(line));
+        if self.draining.get() {
+            line.close(Close::Gracefully);
+        }
         Listed { lines: Rc::clone(self), key }
     }
 
@@ -220,8 +224,9 @@ impl Lines {
         }
     }
 
-    /// Lets every connection finish what is open on it, and no more.
+    /// Lets every connection finish what is open on it, and no more; one whose handshake is still going on as well.
     pub fn drain(&self) {
+        self.draining.set(true);
         for line in self.all() {
             line.close(Close::Gracefully);
         }

@@ -89,8 +89,10 @@ impl Flow {
         self.stage.get()
     }
 
+    /// Whoever was overdue has answered after all.
     pub fn set_stage(&self, stage: Stage) {
         self.stage.set(stage);
+        self.overdue.set(None);
     }
 
     pub fn bytes_in(&self) -> u64 {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::flow::Upload;
@@ -31,7 +31,7 @@ pub struct Services {
     pub sessions: Arc<Sessions>,
     pub audit: Audit,
     pub metrics: Arc<Metrics>,
-    pub settings: Mutex<Arc<Settings>>,
+    pub settings: Mutex<Published>,
     /// Bytes of bodies kept for open exchanges.
     pub retained: AtomicU64,
     /// The gate answers: a policy is in force and nobody drains it.
@@ -40,13 +40,43 @@ pub struct Services {
     pub retired: Mutex<Sender<Judge>>,
 }
 
+/// The settings in force, and those before them: until its own judge has gone, a worker may be asked about a generation before.
+#[derive(Debug)]
+pub struct Published {
+    current: Arc<Settings>,
+    /// The first generation that judges by them.
+    since: u64,
+    previous: Arc<Settings>,
+}
+
+impl Published {
+    pub fn new(settings: Settings) -> Self {
+        let current = Arc::new(settings);
+        Self { previous: Arc::clone(&current), current, since: 0 }
+    }
+}
+
 impl Services {
+    /// The newest settings.
     pub fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.published().current)
     }
 
-    pub fn replace_settings(&self, settings: Settings) {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    /// The settings a generation judges by. Its policy counts entry points as they do, and no others.
+    fn settings_of(&self, generation: u64) -> Arc<Settings> {
+        let published = self.published();
+        Arc::clone(if generation >= published.since { &published.current } else { &published.previous })
+    }
+
+    /// Publishes settings; must come before the generation that is the first to judge by them is put in force.
+    pub fn publish_settings(&self, settings: Settings, since: u64) {
+        let mut published = self.published();
+        let previous = Arc::clone(&published.current);
+        *published = Published { current: Arc::new(settings), since, previous };
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn retire(&self, judges: impl IntoIterator<Item = Judge>) {
@@ -107,9 +137,8 @@ impl Worker {
             let (next, passed) = self.seat.take(active);
             self.services.retire(passed);
             if let Some(next) = next {
+                self.settings.replace(Rc::new(self.services.settings_of(next.generation.number).apart()));
                 self.services.retire(judge.replace(next));
-                // Settings are published before the generation that goes with them, so these are at least as new.
-                self.settings.replace(Rc::new(self.services.settings().apart()));
             }
         }
         let generation = judge.as_ref().map(|judge| Arc::clone(&judge.generation)).ok_or(NoJudge)?;

@@ -92,6 +92,12 @@ async fn sighup_reads_everything_again_and_a_mistake_changes_nothing() {
     process.says("open exchanges judged again");
     assert_eq!(get(&mut gate, &process, "/v1/users").await, 404, "its route is gone");
     assert_eq!(get(&mut gate, &process, "/v2/users").await, 200);
+    for fixed in ["trust_domains: [example.org]\n    routes:", "max_svid_lifetime: 1h\n    routes:"] {
+        std::fs::write(gate.path("gate.yaml"), yaml.replace("routes:", fixed)).unwrap();
+        process.signal("HUP");
+        let line = process.says("the configuration was refused");
+        assert!(line.contains("listeners") && line.contains("restart"), "{line}");
+    }
     for bad in [yaml.replace("upstreams", "upstream"), yaml.replace("environment: test", "environment: [test]"), String::new()] {
         std::fs::write(gate.path("gate.yaml"), bad).unwrap();
         process.signal("HUP");
@@ -184,4 +190,23 @@ fn a_configuration_with_mistakes_is_exit_code_64_and_says_where() {
             "{command}: {told}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_made_for_other_routes_is_not_gone_back_to() {
+    let backend = Backend::start();
+    let policy = "package portcullis\n\ndecision := true\n\nstrict := false\n";
+    let mut gate = prepared(&backend, Setup::policy(policy));
+    let mut process = Process::start(&gate);
+    assert_eq!(get(&mut gate, &process, "/strict").await, 200);
+    let yaml = std::fs::read_to_string(gate.path("gate.yaml")).unwrap();
+    let strict = "{name: strict, path_prefix: /strict, upstream: backend, decision: portcullis/strict}";
+    std::fs::write(gate.path("gate.yaml"), yaml.replace("routes: [", &format!("routes: [{strict}, "))).unwrap();
+    process.signal("HUP");
+    process.says("open exchanges judged again");
+    assert_eq!(get(&mut gate, &process, "/strict").await, 403);
+    let (status, answer) = tokio::task::block_in_place(|| gate.control("POST", "/v1/policy/rollback", "{}"));
+    assert!(status >= 400, "{status} {answer}");
+    assert_eq!(get(&mut gate, &process, "/strict").await, 403, "another rule than the route names was asked");
+    assert_eq!(get(&mut gate, &process, "/").await, 200);
 }

@@ -142,3 +142,67 @@ async fn a_path_rewritten_into_a_route_whose_policy_reads_bodies_is_judged_with_
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].target(), seen[0].body.as_slice()), ("/strict", b"{\"bad\": false}".as_slice()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_names_the_bundle_that_judged_not_the_one_in_force_when_it_is_written() {
+    let (backend, _) = crate::cuts::ticking();
+    let mut gate = Setup::default().start(backend.address);
+    let mut client = gate.any(Speaks::Http2, "agents/good").await;
+    let (_, before) = tokio::task::block_in_place(|| gate.control("GET", "/v1/policy", ""));
+    let body = client.open("/ticks").await.into_body();
+    let (status, answer) = tokio::task::block_in_place(|| gate.activate(&format!("{ALLOW}\n# another\n"), "{}"));
+    assert_eq!(status, 200, "{answer}");
+    drop(body);
+    until("the exchange to end", || {
+        gate.running().registry().collect(|open| matches!(open.kind, portcullis::exchange::Kind::Exchange(_))).is_empty()
+    })
+    .await;
+    let line =
+        tokio::task::block_in_place(|| gate.record()).into_iter().find(|line| line["portcullis"]["path"] == "/ticks").unwrap();
+    assert_eq!(line["portcullis"]["generation"], 1, "{line}");
+    let told = line["bundles"]["authz"]["revision"].as_str().unwrap();
+    assert!(before.to_string().contains(told), "{told} is not in {before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_in_use_never_idles_out() {
+    let backend = Backend::start();
+    let gate = Setup { extra: "limits: {idle_timeout: 1s}\n".to_owned(), ..Setup::default() }.start(backend.address);
+    for protocol in BOTH {
+        let mut client = gate.any(protocol, "agents/good").await;
+        // Time is what is tested here: more than twice the timeout passes, and never as much between two requests.
+        for _ in 0..25 {
+            assert_eq!(client.get("/").await.status, 200, "{protocol:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        within("the idle connection to be closed", async {
+            while client.send(request("GET", "/", empty())).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_handshake_ends_after_the_drain_began_does_not_hold_it_up() {
+    let backend = Backend::start();
+    let mut gate = Setup::default().start(backend.address);
+    let stream = tokio::net::TcpStream::connect(gate.address).await.unwrap();
+    until("the connection to be carried", || gate.metric("portcullis_handshakes_open", "") >= 1.0).await;
+    let (config, name) = (gate.client("agents/good", b"h2"), rustls::pki_types::ServerName::from(gate.address.ip()));
+    let admin = gate.admin;
+    let stopping = tokio::task::spawn_blocking(move || gate.stop());
+    until("the drain", || admin_status(admin) == Some(503)).await;
+    let _late = within("the handshake", tokio_rustls::TlsConnector::from(config).connect(name, stream)).await.unwrap();
+    within("the gate to stop", stopping).await.unwrap();
+}
+
+fn admin_status(admin: std::net::SocketAddr) -> Option<u16> {
+    use std::io::Read;
+    let mut socket = std::net::TcpStream::connect(admin).ok()?;
+    write!(socket, "GET /readyz HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text).ok()?;
+    text.split(' ').nth(1)?.parse().ok()
+}
