@@ -16,7 +16,7 @@ allow := {"allowed": true, "headers": {"x-roles": concat(",", roles_of_caller)}}
 	permission.path == parsed_path
 }
 
-allow := true if {
+allow if {
 	parsed_path == ["health"]
 	http_request.method == "GET"
 }
