@@ -14,7 +14,6 @@ mod deny;
 mod harness;
 mod life;
 mod promises;
-mod readme;
 mod record;
 mod review;
 mod swaps;
