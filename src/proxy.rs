@@ -14,6 +14,7 @@
 
 mod admit;
 pub mod again;
+mod counted;
 pub mod download;
 pub mod downstream;
 pub mod edit;
@@ -25,6 +26,7 @@ pub mod record;
 pub mod respond;
 pub mod route;
 pub mod settings;
+pub mod watched;
 pub mod worker;
 
 use std::future::{Future, poll_fn};

@@ -19,8 +19,8 @@ use crate::control::{Activated, ExchangeRow, ListenerStatus, PolicyStatus, SvidS
 use crate::judge::Judge;
 use crate::metrics::BundleFailure;
 use crate::policy::{KillScope, Policy, Report};
-use crate::proxy::open::Row;
 use crate::proxy::settings::Settings;
+use crate::proxy::watched::Row;
 use crate::reassess::Reassessed;
 use crate::tls::Identity;
 use crate::units::since_epoch;

@@ -11,7 +11,7 @@ use tokio::task::LocalSet;
 
 use crate::judge::{Judge, Seat};
 use crate::listener::{self, Accepted, Limits, Lines};
-use crate::proxy::open::Row;
+use crate::proxy::watched::Row;
 use crate::proxy::worker::{Services, Worker};
 use crate::reassess::{self, Reassessed};
 

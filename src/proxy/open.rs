@@ -16,21 +16,19 @@ use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::downstream::Downstream;
-use super::flow::{Flow, Overdue, Stage};
+use super::flow::Flow;
 use super::normalise::Request;
 use super::record;
-use super::settings::{Listener, Settings, Target};
+use super::settings::Settings;
 use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why, readable_target};
-use crate::decision::{Basis, Ending, Enforcement, Phase, Protocol, Reason, Refusal, Scope};
-use crate::exchange::{Exchange, ExchangeId, Kind, Registered, Selector};
+use crate::decision::{Ending, Enforcement, Refusal};
+use crate::exchange::{Exchange, ExchangeId, Kind, Registered};
 use crate::judge::body::Parsed;
 use crate::judge::{Generation, Judgement};
-use crate::kill::Order;
 use crate::metrics;
 use crate::session::{Past, View};
 use crate::units::since_epoch;
-use crate::verdict::KillOrder;
 
 /// See the module.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ pub struct Open {
     /// Until it is read: a client may be gone before its request was looked at once.
     head: RefCell<Option<Parts>>,
     permit: RefCell<Option<Permit>>,
-    story: RefCell<Story>,
+    pub(super) story: RefCell<Story>,
     kept: RefCell<Option<Kept>>,
     in_session: Cell<bool>,
     judged: Cell<Instant>,
@@ -101,28 +99,6 @@ pub enum KeptBody {
     /// A policy read it, and there was no room to keep it.
     Gone,
 }
-
-/// An open exchange, for operators.
-#[derive(Clone, Debug)]
-pub struct Row {
-    pub id: String,
-    pub spiffe_id: String,
-    pub session: String,
-    pub listener: String,
-    pub protocol: Protocol,
-    pub method: String,
-    pub host: String,
-    pub path: String,
-    pub upstream: Option<String>,
-    pub status: Option<u16>,
-    pub age: Duration,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub generation: u64,
-}
-
-/// How long what was cut may take to say so.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 impl Open {
     /// Registers a request that has just come in.
@@ -220,114 +196,6 @@ impl Open {
 
     pub fn set_judged(&self, at: Instant) {
         self.judged.set(at);
-    }
-
-    pub(super) fn count_upstream_error(&self, kind: metrics::UpstreamError) {
-        self.with_target(|target| target.metrics.errors.of(kind).inc());
-    }
-
-    pub(super) fn with_target(&self, count: impl FnOnce(&Target)) {
-        let story = self.story.borrow();
-        let settings = story.settings.as_deref();
-        let route = settings.zip(story.route).and_then(|(settings, place)| settings.route_at(self.downstream.listener, place));
-        if let Some(target) = settings.zip(route).and_then(|(settings, route)| settings.upstreams.get(route.upstream)) {
-            count(target);
-        }
-    }
-
-    pub(super) fn count_denied(&self, reason: Reason) {
-        self.with_listener(|listener, mode| listener.metrics.denied(mode, Basis::Standing, reason));
-    }
-
-    /// Counts a request that went on: allowed, or only observed.
-    pub(super) fn count_passed(&self) {
-        let why = self.story.borrow().why;
-        self.with_listener(|listener, mode| match why {
-            Some(Why::Denied(reason)) => listener.metrics.observed(Basis::Standing, reason),
-            Some(Why::Refused(_)) | None => listener.metrics.allowed(mode, Basis::Standing),
-        });
-    }
-
-    pub(super) fn count_judgement(&self, phase: Phase, judgement: &Judgement) {
-        let metrics = &self.worker.services.metrics;
-        metrics.decision_seconds.of(phase).of(metrics::Engine::Interpreter).observe(judgement.took.as_secs_f64());
-        metrics.ignored_verdict_keys.inc_by(judgement.verdict.ignored_keys as u64);
-        if let Some(reason) = judgement.verdict.reason.filter(|reason| *reason != Reason::Policy) {
-            metrics.decision_errors.of(reason).inc();
-        }
-    }
-
-    fn with_listener(&self, count: impl FnOnce(&Listener, Enforcement)) {
-        let story = self.story.borrow();
-        if let Some(listener) = self.worker.settings().listener(self.downstream.listener) {
-            count(listener, story.enforcement.unwrap_or(Enforcement::Enforce));
-        }
-    }
-
-    /// How often it is judged again: as the configuration says, or more often where its lease asks for that.
-    pub fn reassess_every(&self) -> Duration {
-        let configured = self.worker.settings().reassess_every;
-        self.flow.lease().reassess_every.map_or(configured, |asked| asked.min(configured))
-    }
-
-    /// Tells an exchange whose upstream took too long: for its response once the request is up, or for any byte once it began.
-    pub fn look_at_upstream(&self, now: Instant) {
-        self.with_target(|target| {
-            let idle = self.flow.idle(now);
-            match self.flow.stage() {
-                Stage::Asking if !self.flow.uploading() && idle > target.upstream.response_timeout => {
-                    self.flow.set_overdue(Overdue::Response);
-                }
-                Stage::Asking | Stage::Answering if idle > target.upstream.idle_timeout => self.flow.set_overdue(Overdue::Idle),
-                Stage::Asking | Stage::Answering | Stage::Farewell => {}
-            }
-        });
-    }
-
-    /// A last word may take a second, then what was cut is cut hard.
-    pub fn end_late_farewell(&self) {
-        let late = self.exchange().cut.order().is_some_and(|(since, _)| since > LAST_WORDS_WITHIN);
-        if late && self.flow.stage() == Stage::Farewell {
-            self.flow.end_farewell();
-        }
-    }
-
-    /// Carries out a kill the policy asked for with a denial.
-    pub fn carry_out(&self, kill: KillOrder) {
-        let caller = &self.downstream.caller;
-        let selector = match kill.scope {
-            // The denial itself ends this exchange, and its id never comes back.
-            Scope::Exchange => return,
-            Scope::Session => Selector { session: Some(caller.session.clone()), ..Selector::default() },
-            Scope::Identity => Selector { spiffe_id: Some(caller.spiffe_id.clone()), ..Selector::default() },
-        };
-        let reason = format!("asked for by the policy in {}", self.id);
-        if let Err(error) = self.worker.services.door.kill_now(Order { selector, reason, by: "policy".to_owned(), ttl: kill.ttl }) {
-            tracing::error!(exchange = %self.id, %error, "a kill the policy asked for was refused");
-        }
-    }
-
-    /// A row for operators; `None` before the request was read.
-    pub fn row(&self) -> Option<Row> {
-        let story = self.story.borrow();
-        let request = story.request.as_deref()?;
-        let settings = story.settings.as_deref()?;
-        Some(Row {
-            id: self.id.clone(),
-            spiffe_id: self.downstream.caller.spiffe_id.clone(),
-            session: self.downstream.caller.session.clone(),
-            listener: settings.listener(self.downstream.listener)?.name.clone(),
-            protocol: self.downstream.protocol,
-            method: request.method.to_string(),
-            host: request.host.clone(),
-            path: request.path.clone(),
-            upstream: self.exchange().upstream().map(|name| name.to_string()),
-            status: story.status,
-            age: self.began.elapsed(),
-            bytes_in: self.flow.bytes_in(),
-            bytes_out: self.flow.bytes_out(),
-            generation: self.exchange().generation(),
-        })
     }
 
     /// Writes the decision line, if it is not written yet, and returns how to wait for it.

@@ -1,0 +1,52 @@
+//! What the metrics count of an open exchange. Handles are resolved by listener and upstream already; here they are only found.
+
+use super::open::Open;
+use super::settings::{Listener, Target};
+use crate::audit::Why;
+use crate::decision::{Basis, Enforcement, Phase, Reason};
+use crate::judge::Judgement;
+use crate::metrics;
+
+impl Open {
+    pub(super) fn count_upstream_error(&self, kind: metrics::UpstreamError) {
+        self.with_target(|target| target.metrics.errors.of(kind).inc());
+    }
+
+    pub(super) fn with_target(&self, count: impl FnOnce(&Target)) {
+        let story = self.story.borrow();
+        let settings = story.settings.as_deref();
+        let route = settings.zip(story.route).and_then(|(settings, place)| settings.route_at(self.downstream.listener, place));
+        if let Some(target) = settings.zip(route).and_then(|(settings, route)| settings.upstreams.get(route.upstream)) {
+            count(target);
+        }
+    }
+
+    pub(super) fn count_denied(&self, reason: Reason) {
+        self.with_listener(|listener, mode| listener.metrics.denied(mode, Basis::Standing, reason));
+    }
+
+    /// Counts a request that went on: allowed, or only observed.
+    pub(super) fn count_passed(&self) {
+        let why = self.story.borrow().why;
+        self.with_listener(|listener, mode| match why {
+            Some(Why::Denied(reason)) => listener.metrics.observed(Basis::Standing, reason),
+            Some(Why::Refused(_)) | None => listener.metrics.allowed(mode, Basis::Standing),
+        });
+    }
+
+    pub(super) fn count_judgement(&self, phase: Phase, judgement: &Judgement) {
+        let metrics = &self.worker.services.metrics;
+        metrics.decision_seconds.of(phase).of(metrics::Engine::Interpreter).observe(judgement.took.as_secs_f64());
+        metrics.ignored_verdict_keys.inc_by(judgement.verdict.ignored_keys as u64);
+        if let Some(reason) = judgement.verdict.reason.filter(|reason| *reason != Reason::Policy) {
+            metrics.decision_errors.of(reason).inc();
+        }
+    }
+
+    fn with_listener(&self, count: impl FnOnce(&Listener, Enforcement)) {
+        let story = self.story.borrow();
+        if let Some(listener) = self.worker.settings().listener(self.downstream.listener) {
+            count(listener, story.enforcement.unwrap_or(Enforcement::Enforce));
+        }
+    }
+}
