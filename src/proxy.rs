@@ -137,9 +137,10 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
 
 /// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).
 fn served_here(open: &Open, listener: &settings::Listener, request: &normalise::Request) -> Result<(), Stop> {
-    let Some(name) = &open.downstream.server_name else { return Ok(()) };
-    let ours = listener.server_names.is_empty() || listener.server_names.contains(name);
-    if ours && *name == request.host { Ok(()) } else { Err(Stop::Refused(Refusal::Misdirected)) }
+    // Asked of the host and not of the server name, which a client may leave out.
+    let ours = listener.server_names.is_empty() || listener.server_names.contains(&request.host);
+    let meant = open.downstream.server_name.as_ref().is_none_or(|name| *name == request.host);
+    if ours && meant { Ok(()) } else { Err(Stop::Refused(Refusal::Misdirected)) }
 }
 
 /// Waits until the decision is as durable as configured; only then may a byte go up.

@@ -99,6 +99,9 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
 
 /// Cuts what is open for peers that would not be let in any more.
 pub fn withdraw(worker: &Worker, ended: &[Rc<Downstream>]) {
+    if ended.is_empty() {
+        return;
+    }
     for open in worker.open() {
         if ended.iter().any(|downstream| Rc::ptr_eq(downstream, &open.downstream)) {
             worker.services.door.cut(open.exchange(), Cause::IdentityWithdrawn);

@@ -90,5 +90,7 @@ async fn tick(worker: Rc<Worker>, lines: Rc<Lines>) {
         worker.clock.set(now);
         lines.sweep(now);
         reassess::sweep(&worker, now);
+        // A handshake under the identity before may have ended after that one was withdrawn.
+        reassess::withdraw(&worker, &lines.ended_identities());
     }
 }

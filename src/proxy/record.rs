@@ -17,7 +17,7 @@ use crate::audit::{
     Ack, Closing, Core, InputDetail, Line, Outcome, Permit, Record, Resource, Why, hash_secret, is_secret_header,
     is_secret_parameter, readable_target,
 };
-use crate::decision::{Basis, Ending, Phase};
+use crate::decision::{Basis, Ending, Phase, Reason};
 use crate::judge::workload;
 use crate::policy::Footprint;
 
@@ -32,8 +32,10 @@ pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
     let detail = settings.map_or(InputDetail::Footprint, |settings| settings.input_detail);
     let shown = story.record_input.as_ref().or_else(|| judgement.map(|judgement| &judgement.input));
     let input = shown.and_then(|value| raw(value, Place::Input, detail, footprint));
-    let result =
-        judgement.and_then(|judgement| judgement.answer.as_ref()).and_then(|value| raw(value, Place::Answer, detail, footprint));
+    // What is no verdict has no places where secrets are known to stand: a rule that yields a header by mistake is one.
+    let readable = judgement.filter(|judgement| judgement.verdict.reason != Some(Reason::VerdictType));
+    let answer = readable.and_then(|judgement| judgement.answer.as_ref());
+    let result = answer.and_then(|value| raw(value, Place::Answer, detail, footprint));
     let bundles: Vec<(String, String)> = generation.map_or_else(Vec::new, |generation| {
         generation.policy.revisions().iter().map(|(name, revision)| (name.clone(), revision.clone())).collect()
     });

@@ -20,6 +20,8 @@ pub(super) struct Head {
     line: usize,
     /// How far an incomplete line has been looked at.
     searched: usize,
+    /// How long the request line may become before its target, incomplete when last looked at, is too long.
+    target_by: Option<usize>,
     fields: usize,
     facts: Facts,
 }
@@ -49,7 +51,8 @@ impl Head {
         let window = bytes.get(..limits.header_bytes).unwrap_or(bytes);
         let full = bytes.len() >= limits.header_bytes;
         let unseen = window.get(self.searched..).unwrap_or_default();
-        if self.searched > self.line && !full && !unseen.contains(&b'\n') {
+        let too_long = self.target_by.is_some_and(|by| window.len() > by);
+        if self.searched > self.line && !full && !too_long && !unseen.contains(&b'\n') {
             self.searched = window.len();
             return Ok(None);
         }
@@ -91,9 +94,11 @@ impl Head {
             return Err(Refusal::MethodRefused);
         }
         let (target, rest) = rest.split_at(run(rest, TARGET));
-        if target.len() > limits.target_bytes.min(LONGEST_URI) {
+        let longest = limits.target_bytes.min(LONGEST_URI);
+        if target.len() > longest {
             return Err(Refusal::TargetTooLong);
         }
+        self.target_by = rest.is_empty().then_some(method.len() + 1 + longest);
         let rest = match rest {
             [] => return Ok(Line::Partial),
             [b' ', ..] if target.is_empty() => return Err(Refusal::RequestLine),

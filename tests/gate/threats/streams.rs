@@ -51,6 +51,23 @@ async fn a_head_that_drips_in_is_given_up_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_does_not_end_is_too_long_as_soon_as_it_is() {
+    let backend = Backend::start();
+    let mut gate = Setup::default().start(backend.address);
+    let began = Instant::now();
+    let mut stream = gate.connect("agents/research", b"http/1.1").await;
+    for part in [&b"GET /"[..], &[b'a'; 5000], &[b'a'; 5000]] {
+        stream.write_all(part).await.unwrap();
+        stream.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let answer = Raw::rest(&mut stream).await;
+    assert_eq!((answer.status(), &answer.problem()["code"]), (414, &"target_too_long".into()));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(reasons(&mut gate), ["target_too_long"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_header_block_that_does_not_end_closes_its_http2_connection_and_is_recorded() {
     let backend = Backend::start();
     let mut gate = hasty().start(backend.address);
