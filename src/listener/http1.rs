@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
@@ -99,9 +99,17 @@ pub(super) async fn carry(
         monitor.poll_rejected(cx).map(End::Rejected)
     })
     .await;
-    if let End::Rejected(rejection) = end {
-        let wire = connection.into_parts().io.into_inner();
-        reject(&worker, &entrance, &downstream, wire, rejection).await;
+    match end {
+        End::Rejected(rejection) => {
+            let wire = connection.into_parts().io.into_inner();
+            reject(&worker, &entrance, &downstream, wire, rejection).await;
+        }
+        // Answered before the request had come whole.
+        End::Done if line.order() != Close::Now && line.current().is_some_and(|flow| flow.uploading()) => {
+            let mut tls = connection.into_parts().io.into_inner().into_inner();
+            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, throw_away(&mut tls)).await;
+        }
+        End::Done | End::Cut => {}
     }
 }
 
@@ -209,21 +217,24 @@ async fn reject(
     let say = async {
         tls.write_all(&answer).await?;
         tls.shutdown().await?;
-        // What the peer still sends is read and thrown away for a moment: closing on unread bytes would reset, and the reset
-        // would overtake the answer (RFC 9112 section 9.6).
-        let mut thrown = [0; 4096];
-        let mut left: usize = 256 * 1024;
-        while left > 0 {
-            match tls.read(&mut thrown).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        std::io::Result::Ok(())
+        throw_away(&mut tls).await
     };
-    let within: Duration = LAST_WORDS_WITHIN;
     // A peer that does not take its refusal has had it all the same; the record says so.
-    let _ = tokio::time::timeout(within, say).await;
+    let _ = tokio::time::timeout(LAST_WORDS_WITHIN, say).await;
+}
+
+/// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer
+/// (RFC 9112 section 9.6).
+async fn throw_away(tls: &mut TlsStream<Socket>) -> std::io::Result<()> {
+    let mut thrown = [0; 4096];
+    let mut left: usize = 256 * 1024;
+    while left > 0 {
+        match tls.read(&mut thrown).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
 }
 
 /// Records what was refused before hyper saw it.

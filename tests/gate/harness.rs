@@ -75,6 +75,18 @@ impl Setup {
 
     /// Lets the gate stand in front of `upstream`.
     pub fn start(self, upstream: SocketAddr) -> Gate {
+        let (folder, authority) = self.prepare(upstream);
+        Gate::open(folder, authority)
+    }
+
+    /// The same with a FIFO named `fifo` that nobody reads.
+    pub fn start_on_fifo(self, upstream: SocketAddr) -> Gate {
+        let (folder, authority) = self.prepare(upstream);
+        assert!(std::process::Command::new("mkfifo").arg(folder.path().join("fifo")).status().unwrap().success());
+        Gate::open(folder, authority)
+    }
+
+    fn prepare(self, upstream: SocketAddr) -> (tempfile::TempDir, Authority) {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
         std::fs::write(folder.path().join("bundle.pem"), authority.ca_pem()).unwrap();
@@ -85,7 +97,7 @@ impl Setup {
         std::fs::write(folder.path().join("policy/policy.rego"), &self.policy).unwrap();
         std::fs::write(folder.path().join("policy/data.json"), &self.data).unwrap();
         std::fs::write(folder.path().join("gate.yaml"), self.yaml(upstream)).unwrap();
-        Gate::open(folder, authority)
+        (folder, authority)
     }
 
     fn yaml(&self, upstream: SocketAddr) -> String {
