@@ -48,24 +48,29 @@ pub struct Reassessed {
 }
 
 /// One tick: leases, certificates, timers, overdue upstreams, decisions that wait to be told.
-pub fn sweep(worker: &Worker, now: Instant) {
+pub async fn sweep(worker: &Worker, now: Instant) {
     let wall = since_epoch(SystemTime::now());
+    let mut judged = 0;
     for open in worker.open() {
         if now.duration_since(open.began) > TELL_AFTER {
             // Told, not waited for: it is durable already, or its durability was waited for before it was forwarded.
             drop(open.tell_decision());
         }
         open.end_late_farewell();
-        if !open.exchange().cut.is_admitted() {
-            continue;
-        }
         if let Some(cause) = ended(&open, now, wall) {
             worker.services.door.cut(open.exchange(), cause);
+            continue;
+        }
+        if !open.exchange().cut.is_admitted() {
             continue;
         }
         open.look_at_upstream(now);
         if now.duration_since(open.judged()) >= open.reassess_every() {
             judge(worker, &open);
+            judged += 1;
+            if judged % SLICE == 0 {
+                tokio::task::yield_now().await;
+            }
         }
     }
     worker.pool.sweep(now);
@@ -84,7 +89,7 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
     let mut found = Reassessed::default();
     // Taken now, whatever is open: the next request must not be the first to find it.
     let Ok((generation, _)) = worker.generation() else { return found };
-    for (place, open) in worker.open().into_iter().enumerate() {
+    for (place, open) in worker.open().enumerate() {
         if place % SLICE == SLICE - 1 {
             tokio::task::yield_now().await;
         }
@@ -112,7 +117,7 @@ pub fn withdraw(worker: &Worker, ended: &[Rc<Downstream>]) {
 /// How many of what is open here a generation would cut that is not in force.
 pub async fn rehearse(worker: &Rc<Worker>, mut candidate: Judge) -> Reassessed {
     let mut found = Reassessed::default();
-    for (place, open) in worker.open().into_iter().enumerate() {
+    for (place, open) in worker.open().enumerate() {
         if place % SLICE == SLICE - 1 {
             tokio::task::yield_now().await;
         }

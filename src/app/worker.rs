@@ -72,7 +72,7 @@ async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::Unbounde
                 tokio::task::spawn_local(async move { reply.send(reassess::rehearse(&worker, *judge).await) });
             }
             Command::List(reply) => {
-                let _ = reply.send(worker.open().iter().filter_map(|open| open.row()).collect());
+                let _ = reply.send(worker.open().filter_map(|open| open.row()).collect());
             }
             Command::CheckIdentities => reassess::withdraw(&worker, &lines.ended_identities()),
             Command::Drain => lines.drain(),
@@ -89,7 +89,7 @@ async fn tick(worker: Rc<Worker>, lines: Rc<Lines>) {
         let now = Instant::now();
         worker.clock.set(now);
         lines.sweep(now);
-        reassess::sweep(&worker, now);
+        reassess::sweep(&worker, now).await;
         // A handshake under the identity before may have ended after that one was withdrawn.
         reassess::withdraw(&worker, &lines.ended_identities());
     }

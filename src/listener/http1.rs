@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
@@ -105,7 +105,7 @@ pub(super) async fn carry(
             reject(&worker, &entrance, &downstream, wire, rejection).await;
         }
         // Answered before the request's body had come; what was cut goes down at once.
-        End::Done if monitor.in_body() && !line.is_shut() => {
+        End::Done if monitor.in_body() && !line.is_shut() && line.order() != Close::Now => {
             let mut tls = connection.into_parts().io.into_inner().into_inner();
             let _ = tokio::time::timeout(LAST_WORDS_WITHIN, throw_away(&mut tls)).await;
         }
@@ -225,9 +225,8 @@ async fn reject(
         tls.shutdown().await?;
         throw_away(&mut tls).await
     };
-    let within: Duration = LAST_WORDS_WITHIN;
     // A peer that does not take its refusal has had it all the same; the record says so.
-    let _ = tokio::time::timeout(within, say).await;
+    let _ = tokio::time::timeout(LAST_WORDS_WITHIN, say).await;
 }
 
 /// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer

@@ -119,7 +119,9 @@ fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Sto
         SecondLook::Moved => return Ok(Try::Again),
     }
     open.set_judged(Instant::now());
-    open.flow.tighten(verdict.lease);
+    if open.story(|story| story.enforcement) == Some(Enforcement::Enforce) {
+        open.flow.tighten(verdict.lease);
+    }
     keep(open, &settings, question, session, reads_body);
     Ok(Try::Admitted(Box::new(forwarded)))
 }

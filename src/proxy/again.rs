@@ -32,7 +32,7 @@ impl Open {
         let Ok((generation, _)) = self.worker.generation() else { return Again::Ends(Cause::Policy, None) };
         let again = self.ask_again(&generation.plans, |under, question, session| {
             let judgement = under.ask(self, question, session, Phase::Reassess)?;
-            if judgement.verdict.allowed {
+            if judgement.verdict.allowed && under.route.enforcement == Enforcement::Enforce {
                 self.flow.tighten(judgement.verdict.lease);
             }
             Some(judgement)

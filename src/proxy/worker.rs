@@ -162,9 +162,10 @@ impl Worker {
         self.open.borrow_mut().try_remove(key);
     }
 
-    /// Everything open on this worker.
-    pub fn open(&self) -> Vec<Rc<Open>> {
-        self.open.borrow().iter().filter_map(|(_, open)| open.upgrade()).collect()
+    /// Everything open on this worker. What ends while this is walked is passed over: whoever walks slowly must not keep it open.
+    pub fn open(&self) -> impl Iterator<Item = Rc<Open>> + use<> {
+        let all: Vec<Weak<Open>> = self.open.borrow().iter().map(|(_, open)| Weak::clone(open)).collect();
+        all.into_iter().filter_map(|open| open.upgrade())
     }
 
     /// Takes room for a body that is to be kept; false when there is none.

@@ -83,6 +83,18 @@ impl Setup {
 
     /// Like [`Setup::start`], with the configuration changed by `edit` before the gate reads it.
     pub fn start_with(self, upstream: SocketAddr, edit: impl Fn(String) -> String) -> Gate {
+        let (folder, authority) = self.prepare(upstream, edit);
+        Gate::open(folder, authority)
+    }
+
+    /// The same with a FIFO named `fifo` that nobody reads.
+    pub fn start_on_fifo(self, upstream: SocketAddr) -> Gate {
+        let (folder, authority) = self.prepare(upstream, |yaml| yaml);
+        assert!(std::process::Command::new("mkfifo").arg(folder.path().join("fifo")).status().unwrap().success());
+        Gate::open(folder, authority)
+    }
+
+    fn prepare(self, upstream: SocketAddr, edit: impl Fn(String) -> String) -> (tempfile::TempDir, Authority) {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
         std::fs::write(folder.path().join("bundle.pem"), authority.ca_pem()).unwrap();
@@ -93,7 +105,7 @@ impl Setup {
         std::fs::write(folder.path().join("policy/policy.rego"), &self.policy).unwrap();
         std::fs::write(folder.path().join("policy/data.json"), &self.data).unwrap();
         std::fs::write(folder.path().join("gate.yaml"), edit(self.yaml(upstream))).unwrap();
-        Gate::open(folder, authority)
+        (folder, authority)
     }
 
     fn yaml(&self, upstream: SocketAddr) -> String {

@@ -206,3 +206,64 @@ fn admin_status(admin: std::net::SocketAddr) -> Option<u16> {
     socket.read_to_string(&mut text).ok()?;
     text.split(' ').nth(1)?.parse().ok()
 }
+
+fn exchanges(gate: &Gate) -> usize {
+    gate.running().registry().collect(|open| matches!(open.kind, portcullis::exchange::Kind::Exchange(_))).len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_reaches_a_request_that_waits() {
+    let reading = Setup::policy(READS_BODY);
+    let answering = Setup::default();
+    // A FIFO nobody reads takes no line, and a decision must be durable first.
+    let recording = Setup { audit: "  file: fifo\n  durability: written\n  wait: 15s\n".to_owned(), ..Setup::default() };
+    for (what, setup) in [("for its body", reading), ("for its response", answering), ("for the record", recording)] {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gate = if what == "for the record" {
+            setup.start_on_fifo(silent.local_addr().unwrap())
+        } else {
+            setup.start(silent.local_addr().unwrap())
+        };
+        for protocol in BOTH {
+            let mut client = gate.any(protocol, "agents/bad").await;
+            let (body, send) = piecemeal();
+            let mut asked = request("POST", "/", body);
+            asked.headers_mut().insert("content-type", "application/json".parse().unwrap());
+            send.send("{");
+            let sending = tokio::spawn(async move { Answer::of(client.send(asked).await.unwrap()).await });
+            until("the exchange to open", || exchanges(&gate) == 1).await;
+            let _asked = (what == "for its response").then(|| tokio::task::block_in_place(|| silent.accept()).unwrap());
+            let id = gate.running().registry().collect(|open| matches!(open.kind, portcullis::exchange::Kind::Exchange(_)))[0].id;
+            let answer = tokio::task::block_in_place(|| gate.kill(&format!("{{\"exchange\": \"{id}\"}}")));
+            assert_eq!((&answer["cut"], &answer["pending"]), (&1.into(), &0.into()), "{what} {protocol:?}: {answer}");
+            let answer = within("the answer", sending).await.unwrap();
+            assert_eq!((answer.status, answer.json()["code"].as_str().unwrap()), (403, "killed"), "{what} {protocol:?}");
+            assert_eq!(exchanges(&gate), 0, "{what} {protocol:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_request_whose_body_never_comes_does_not_keep_its_connection() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let backend = Backend::start();
+    let gate = Setup::policy("package portcullis\n\ndecision := false\n").start(backend.address);
+    let mut stream = gate.connect("agents/good", b"http/1.1").await;
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: gate.test\r\ncontent-length: 1000000\r\n\r\nx").await.unwrap();
+    let mut text = Vec::new();
+    let _ = within("the connection to close", stream.read_to_end(&mut text)).await;
+    assert!(String::from_utf8_lossy(&text).starts_with("HTTP/1.1 403"), "{}", String::from_utf8_lossy(&text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lease_cuts_on_a_route_that_only_observes() {
+    let (backend, _) = crate::cuts::ticking();
+    let leased = "package portcullis\n\ndecision := {\"allowed\": true, \"lease\": {\"max_bytes_out\": 1024}}\n";
+    let mut gate = Setup::policy(leased).start(backend.address);
+    route(&gate, "[{name: all, upstream: backend, enforcement: observe}]");
+    tokio::task::block_in_place(|| gate.restart());
+    let mut body = gate.any(Speaks::Http2, "agents/good").await.open("/ticks").await.into_body();
+    let (status, answer) = tokio::task::block_in_place(|| gate.activate(&format!("{leased}\n# another\n"), "{}"));
+    assert_eq!((status, &answer["cut"]), (200, &0.into()), "{answer}");
+    crate::cuts::some_bytes(&mut body, 1024 * 1024).await;
+}
