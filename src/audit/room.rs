@@ -137,23 +137,18 @@ impl Audit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future reserves nothing, and counts the exchange as a refused one.
+    /// Dropping the future reserves nothing.
     pub async fn reserve(&self, lines: u32) -> Result<Permit, Full> {
         let room = &self.shared.room;
         let found = match (room.try_acquire_many(lines), self.shared.on_full) {
             (Ok(found), _) => Ok(found),
             (Err(_), _) if room.is_closed() => Err(Full::Closed),
             (Err(_), OnFull::Drop) => return Ok(Permit { audit: self.clone(), kept: 0, lossy: true }),
-            (Err(_), OnFull::Block) => {
-                let mut unrecorded = Unrecorded(Some(&self.shared));
-                let found = timeout(self.shared.wait.0, room.acquire_many(lines)).await;
-                unrecorded.0 = None;
-                match found {
-                    Ok(Ok(found)) => Ok(found),
-                    Ok(Err(_)) => Err(Full::Closed),
-                    Err(_) => Err(Full::Queue(self.shared.wait)),
-                }
-            }
+            (Err(_), OnFull::Block) => match timeout(self.shared.wait.0, room.acquire_many(lines)).await {
+                Ok(Ok(found)) => Ok(found),
+                Ok(Err(_)) => Err(Full::Closed),
+                Err(_) => Err(Full::Queue(self.shared.wait)),
+            },
         };
         match found {
             Ok(found) => {
@@ -227,17 +222,6 @@ impl Audit {
         match timeout(PATIENCE + Duration::from_secs(1), ended).await {
             Ok(()) if !self.shared.failing.load(Ordering::Relaxed) => Ok(()),
             _ => Err(Unwritten),
-        }
-    }
-}
-
-/// An exchange that waits for room. One that is cut or left by its client meanwhile has no line, and is counted instead.
-struct Unrecorded<'a>(Option<&'a Shared>);
-
-impl Drop for Unrecorded<'_> {
-    fn drop(&mut self) {
-        if let Some(shared) = self.0 {
-            shared.refuse();
         }
     }
 }

@@ -412,9 +412,6 @@ async fn room_is_given_back_by_permits_that_are_dropped_and_a_long_line_takes_mo
     let house = open(&Config { queue: 8, ..config(Path::new("/dev/full")) }).unwrap();
     let kept: Vec<_> = [house.audit.reserve(4).await.unwrap(), house.audit.reserve(4).await.unwrap()].into();
     assert!(house.audit.reserve(1).await.is_err());
-    let refused = house.metrics.refused.get();
-    let left = tokio::time::timeout(Duration::from_millis(1), house.audit.reserve(1)).await;
-    assert!(left.is_err() && house.metrics.refused.get() == refused + 1, "who leaves while it waits for room is counted");
     drop(kept);
     let mut permit = house.audit.reserve(1).await.unwrap();
     let long = "x".repeat(5 * 4096);
