@@ -137,7 +137,7 @@ impl Audit {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future reserves nothing.
+    /// Dropping the future reserves nothing; whoever leaves asks for a line at the last.
     pub async fn reserve(&self, lines: u32) -> Result<Permit, Full> {
         let room = &self.shared.room;
         let found = match (room.try_acquire_many(lines), self.shared.on_full) {
