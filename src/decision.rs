@@ -167,9 +167,25 @@ words! {
     Phase { Request = "request", Reassess = "reassess" }
 }
 
+/// What carries an exchange downstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Http1,
+    Http2,
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Http1 => Self::Http1,
+            Transport::Http2 => Self::Http2,
+        }
+    }
+}
+
 words! {
-    /// What an exchange speaks downstream, as it matters to a cut.
-    Protocol { Http1 = "http/1.1", Http2 = "h2" }
+    /// What an exchange speaks downstream, as it matters to a cut: its transport, or what is spoken inside of it.
+    Protocol { Http1 = "http/1.1", Http2 = "h2", Grpc = "grpc", WebSocket = "websocket", Tunnel = "tunnel" }
 }
 
 words! {

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::decision::Protocol;
+use crate::decision::Transport;
 use crate::exchange::{Caller, Exchange, ExchangeId, Kind, Registered};
 use crate::judge::case::{CertificateFacts, ConnectionFacts};
 use crate::metrics::{HandshakeError, Open};
@@ -313,9 +313,9 @@ pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
     });
     line.identify(proven, Rc::clone(&downstream), registered);
     let _listed = lines.enlist(&line);
-    match downstream.protocol {
-        Protocol::Http1 => http1::carry(worker, entrance, downstream, line, tls).await,
-        Protocol::Http2 => http2::carry(worker, entrance, downstream, line, tls).await,
+    match downstream.transport {
+        Transport::Http1 => http1::carry(worker, entrance, downstream, line, tls).await,
+        Transport::Http2 => http2::carry(worker, entrance, downstream, line, tls).await,
     }
 }
 
@@ -345,7 +345,7 @@ fn downstream(
     (remote, local): (SocketAddr, SocketAddr),
 ) -> Option<Rc<Downstream>> {
     let connection = tls.get_ref().1;
-    let protocol = if connection.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
+    let transport = if connection.alpn_protocol() == Some(b"h2") { Transport::Http2 } else { Transport::Http1 };
     let server_name = connection.server_name().map(str::to_ascii_lowercase);
     let address = remote.ip().to_canonical();
     let ours = entrance.holder.current();
@@ -382,7 +382,7 @@ fn downstream(
         address,
     };
     let listener = entrance.place;
-    Some(Rc::new(Downstream { listener, protocol, remote, server_name, caller: Arc::new(caller), peer, open: Cell::new(0) }))
+    Some(Rc::new(Downstream { listener, transport, remote, server_name, caller: Arc::new(caller), peer, open: Cell::new(0) }))
 }
 
 /// Now, as certificates count it.

@@ -41,7 +41,7 @@ use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::decision::{Protocol, Reason, Refusal};
+use crate::decision::{Protocol, Reason, Refusal, Transport};
 use crate::exchange::Side;
 use crate::policy::ResultShape;
 use crate::upstream::UpstreamError;
@@ -92,7 +92,7 @@ fn root() -> String {
 
 /// Answers one request. Never fails: whatever goes wrong is a denial.
 pub async fn serve(open: Rc<Open>) -> Response<Reply> {
-    let grpc = open.asks_for_grpc();
+    let grpc = open.protocol == Protocol::Grpc;
     let mut walk = pin!(pass(&open));
     let stopped = poll_fn(|cx| {
         if let Poll::Ready(cause) = open.exchange().cut.poll(Side::Downstream, cx) {
@@ -203,7 +203,7 @@ fn answer_with(
     let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, events && last_event))));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
-    if open.flow.uploading() && open.downstream.protocol == Protocol::Http1 {
+    if open.flow.uploading() && open.downstream.transport == Transport::Http1 {
         // The upstream answered before it had the whole body. What is left of it must not be read as the next request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

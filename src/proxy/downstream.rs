@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::edit::identity::IdentityHeaders;
-use crate::decision::Protocol;
+use crate::decision::Transport;
 use crate::exchange::Caller;
 use crate::judge::case::ConnectionFacts;
 use crate::spiffe::SpiffeId;
@@ -15,7 +15,7 @@ use crate::spiffe::SpiffeId;
 pub struct Downstream {
     /// The listener's place in the settings.
     pub listener: usize,
-    pub protocol: Protocol,
+    pub transport: Transport,
     pub remote: SocketAddr,
     /// The TLS server name the client asked for, in lower case.
     pub server_name: Option<String>,

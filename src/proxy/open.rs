@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderName, UPGRADE};
 use http::request::Parts;
 use hyper::body::Incoming;
 
@@ -22,7 +22,7 @@ use super::record;
 use super::settings::Settings;
 use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why, readable_target};
-use crate::decision::{Ending, Enforcement, Refusal};
+use crate::decision::{Ending, Enforcement, Protocol, Refusal, Transport};
 use crate::exchange::{Exchange, ExchangeId, Kind, Registered};
 use crate::judge::body::Parsed;
 use crate::judge::{Generation, Judgement};
@@ -37,6 +37,8 @@ pub struct Open {
     pub downstream: Rc<Downstream>,
     pub flow: Rc<Flow>,
     pub id: String,
+    /// What it asks to speak; the connection below it speaks `downstream.transport`.
+    pub protocol: Protocol,
     pub began: Instant,
     /// Since the Unix epoch.
     pub began_at: Duration,
@@ -104,15 +106,17 @@ impl Open {
     /// Registers a request that has just come in.
     pub fn new(worker: Rc<Worker>, downstream: Rc<Downstream>, request: http::Request<Incoming>) -> Rc<Self> {
         let (head, body) = request.into_parts();
+        let protocol = spoken(downstream.transport, &head);
         let id = ExchangeId(uuid::Uuid::new_v4());
-        let exchange = Arc::new(Exchange::new(id, Kind::Exchange(downstream.protocol), Arc::clone(&downstream.caller)));
+        let exchange = Arc::new(Exchange::new(id, Kind::Exchange(protocol), Arc::clone(&downstream.caller)));
         let registered = worker.services.registry.register(worker.index, Arc::clone(&exchange));
         let flow = Rc::new(Flow::new(exchange, Arc::clone(&worker.services.door), body, Rc::clone(&worker.clock)));
-        let gauge = worker.settings().listener(downstream.listener).map(|listener| listener.metrics.exchange(downstream.protocol));
+        let gauge = worker.settings().listener(downstream.listener).map(|listener| listener.metrics.exchange(protocol));
         let now = Instant::now();
         let open = Rc::new(Self {
             flow,
             id: id.to_string(),
+            protocol,
             began: now,
             began_at: since_epoch(SystemTime::now()),
             registered,
@@ -135,12 +139,6 @@ impl Open {
 
     pub fn exchange(&self) -> &Arc<Exchange> {
         self.registered.exchange()
-    }
-
-    pub(super) fn asks_for_grpc(&self) -> bool {
-        let head = self.head.borrow();
-        let kind = head.as_ref().and_then(|head| head.headers.get(CONTENT_TYPE));
-        kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
     }
 
     /// True when the client wants no body.
@@ -258,6 +256,23 @@ impl Open {
             sessions.count_cut(id);
         }
         sessions.leave(id, self.worker.clock.get());
+    }
+}
+
+/// What a request asks to speak. By its head alone, before anything is judged: it decides how a refusal is worded and how a cut
+/// looks, never whether one comes.
+fn spoken(transport: Transport, head: &Parts) -> Protocol {
+    let is =
+        |name: HeaderName, value: &[u8]| head.headers.get(name).is_some_and(|found| found.as_bytes().eq_ignore_ascii_case(value));
+    let extended = head.extensions.get::<hyper::ext::Protocol>();
+    if extended.is_some_and(|protocol| protocol.as_ref() == b"websocket") || is(UPGRADE, b"websocket") {
+        Protocol::WebSocket
+    } else if head.method == Method::CONNECT {
+        Protocol::Tunnel
+    } else if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        Protocol::Grpc
+    } else {
+        transport.into()
     }
 }
 

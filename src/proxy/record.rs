@@ -87,7 +87,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         reasons: judgement.map_or(&[], |judgement| judgement.verdict.reasons.as_slice()),
         generation: judgement.map(|judgement| judgement.generation),
         trace_id: request.and_then(trace_id),
-        protocol: Some(downstream.protocol),
+        protocol: Some(open.protocol),
         method: request.map(|request| request.method.as_str()).or_else(|| story.asked.as_ref().map(|(method, _)| method.as_str())),
         host: request.map(|request| request.host.as_str()),
         path: request.map(|request| request.path.as_str()).or_else(|| story.asked.as_ref().map(|(_, target)| target.as_str())),

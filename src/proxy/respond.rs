@@ -16,7 +16,7 @@ use super::edit;
 use super::flow::Stage;
 use super::open::Open;
 use crate::audit::{Outcome, Why};
-use crate::decision::{Cause, Ending, Protocol, Reason, Refusal};
+use crate::decision::{Cause, Ending, Reason, Refusal, Transport};
 use crate::metrics;
 use crate::upstream::UpstreamError;
 use crate::verdict::Denial;
@@ -66,7 +66,7 @@ pub fn stop(open: &Rc<Open>, grpc: bool, stop: Stop) -> Response<Reply> {
 /// stream instead of reading the denial (RFC 9110 sections 9.3.2, 15.3.5, 15.3.6 and 15.4.5).
 fn has_no_content(open: &Open, status: StatusCode) -> bool {
     let empty = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
-    empty || (open.downstream.protocol == Protocol::Http2 && open.asks_for_head())
+    empty || (open.downstream.transport == Transport::Http2 && open.asks_for_head())
 }
 
 fn told(open: &Rc<Open>, grpc: bool, stop: Stop) -> Response<Reply> {
@@ -247,7 +247,7 @@ fn replace(headers: &mut HeaderMap, fields: Vec<(http::HeaderName, HeaderValue)>
 }
 
 fn close(response: &mut Response<Reply>, open: &Open) {
-    if open.downstream.protocol == Protocol::Http1 {
+    if open.downstream.transport == Transport::Http1 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -88,7 +88,7 @@ impl Open {
             spiffe_id: self.downstream.caller.spiffe_id.clone(),
             session: self.downstream.caller.session.clone(),
             listener: settings.listener(self.downstream.listener)?.name.clone(),
-            protocol: self.downstream.protocol,
+            protocol: self.protocol,
             method: request.method.to_string(),
             host: request.host.clone(),
             path: request.path.clone(),
