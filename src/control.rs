@@ -37,7 +37,8 @@ pub use answers::{Activated, ExchangeRow};
 pub use serve::serve;
 pub use socket::{ControlError, bind};
 pub use status::{
-    EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, SourceFault, Status, StatusBoard, SvidStatus, Unloaded,
+    EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, SourceFault, Status, StatusBoard, SvidStatus,
+    Unloaded,
 };
 
 /// `control`: where operators reach the gate, and who may do what.

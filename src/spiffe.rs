@@ -164,7 +164,9 @@ mod tests {
         for text in ["unix:///run/spire/agent.sock", "unix:/run/spire/agent.sock"] {
             assert_eq!(agent_socket(text), Ok(Path::new("/run/spire/agent.sock")));
         }
-        for text in ["", "/run/agent.sock", "unix:", "unix://", "unix:///", "unix://host/agent.sock", "unix:agent.sock", "unix:///a?b"] {
+        for text in
+            ["", "/run/agent.sock", "unix:", "unix://", "unix:///", "unix://host/agent.sock", "unix:agent.sock", "unix:///a?b"]
+        {
             assert!(agent_socket(text).is_err(), "{text}");
         }
         assert!(agent_socket("tcp://127.0.0.1:8081").unwrap_err().contains("readable"));

@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
-use super::worker::{Command, Handle};
 use super::identity::seconds_as_f64;
+use super::worker::{Command, Handle};
 use super::{Addresses, Shared, reread};
 use crate::config::Config;
 use crate::control::{Activated, ExchangeRow, ListenerStatus, PolicyStatus, Unloaded};

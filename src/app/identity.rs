@@ -35,8 +35,7 @@ impl Agent {
         let endpoint = agent.endpoint.as_deref().unwrap_or_default();
         let socket = agent_socket(endpoint).map_err(|why| wrong(endpoint, why))?.to_owned();
         let named = |text: &String| SpiffeId::new(text).map_err(|_| wrong(text, "is not a SPIFFE ID"));
-        let trust_domain =
-            tls::trust_domain(&config.identity.trust_domain).map_err(|error| AppError::Config(error.to_string()))?;
+        let trust_domain = tls::trust_domain(&config.identity.trust_domain).map_err(|error| AppError::Config(error.to_string()))?;
         let spiffe_id = agent.spiffe_id.as_ref().map(named).transpose()?;
         Ok(Some(Self { socket, wanted: Wanted { trust_domain, spiffe_id, hint: agent.hint.clone() } }))
     }
@@ -178,8 +177,7 @@ impl Shared {
 
     fn tell(&self, identity: &Identity) {
         self.services.metrics.svid_expiry.set(seconds_as_f64(identity.not_after()));
-        let svid =
-            identity.spiffe_id().map(|id| SvidStatus { spiffe_id: id.to_string(), not_after: identity.not_after() });
+        let svid = identity.spiffe_id().map(|id| SvidStatus { spiffe_id: id.to_string(), not_after: identity.not_after() });
         let trust_domains = identity.trust_domains().map(ToString::to_string).collect();
         self.status.update(|status| {
             (status.svid, status.identity.trust_domains) = (svid, trust_domains);

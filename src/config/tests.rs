@@ -206,7 +206,10 @@ fn an_identity_has_one_source_and_an_agent_can_be_found() {
     assert!(MINIMAL.contains(FILES));
     let agent = |keys: &str| MINIMAL.replace(FILES, &format!("    workload_api: {keys}\n"));
     for (text, told) in [
-        (MINIMAL.replace(FILES, &format!("{FILES}    workload_api: {{endpoint: \"unix:///a\"}}\n")), "write either `files` or `workload_api`"),
+        (
+            MINIMAL.replace(FILES, &format!("{FILES}    workload_api: {{endpoint: \"unix:///a\"}}\n")),
+            "write either `files` or `workload_api`",
+        ),
         (MINIMAL.replace("source:\n", "source: {}\n").replace(FILES, ""), "write either `files` or `workload_api`"),
         (agent("{}"), "nobody says where the SPIFFE agent is"),
         (agent("{endpoint: /run/agent.sock}"), "not the endpoint of a SPIFFE agent"),
@@ -222,7 +225,8 @@ fn an_identity_has_one_source_and_an_agent_can_be_found() {
     }
     let endpoint = |environment: &str| {
         let environment = environment.to_owned();
-        let read = Config::parse(&agent("{}"), "gate.yaml", &|name| (name == "SPIFFE_ENDPOINT_SOCKET").then(|| environment.clone()));
+        let read =
+            Config::parse(&agent("{}"), "gate.yaml", &|name| (name == "SPIFFE_ENDPOINT_SOCKET").then(|| environment.clone()));
         read.map(|config| match config.identity.source {
             tls::Source::WorkloadApi(agent) => agent.endpoint.unwrap(),
             tls::Source::Files(_) => panic!("files"),

@@ -37,7 +37,9 @@ pub enum AnswerError {
     KeyMismatch(SpiffeId),
     #[error("peers would refuse our own SVID {spiffe_id}: {error}")]
     Refused { spiffe_id: SpiffeId, error: PeerError },
-    #[error("the bundle of our own trust domain {0} holds no CA certificate, or something besides; mend it where the SPIFFE server is")]
+    #[error(
+        "the bundle of our own trust domain {0} holds no CA certificate, or something besides; mend it where the SPIFFE server is"
+    )]
     Bundle(TrustDomain),
 }
 
@@ -135,3 +137,6 @@ fn bundle(given: &X509Bundle) -> Option<Bundle> {
     }
     Some(bundle)
 }
+
+#[cfg(test)]
+mod tests;

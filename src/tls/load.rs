@@ -14,11 +14,11 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 use rustls::sign::{CertifiedKey, SigningKey};
 
+use super::Files;
 use super::identity::{Bundle, Bundles, Identity, IdentityError, IdentityWarning, Svid, trust_domain};
 use super::refusal::PeerError;
 use super::svid::{Leaf, validity};
 use super::verifier::{Terms, examine};
-use super::Files;
 use crate::spiffe::TrustDomain;
 
 /// Mistakes and warnings, gathered so that a reader gets all of them at once.

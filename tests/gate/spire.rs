@@ -388,10 +388,8 @@ async fn svid_and_roots_rotate_and_only_who_was_vouched_for_by_a_root_that_is_go
     // Another root comes. Both vouch now.
     let authority = |answer: &serde_json::Value, which: &str| answer[which]["authority_id"].as_str().unwrap().to_owned();
     let prepared = spire.json(&["localauthority", "x509", "prepare"]);
-    let (next, former) = (
-        authority(&prepared, "prepared_authority"),
-        authority(&spire.json(&["localauthority", "x509", "show"]), "active"),
-    );
+    let (next, former) =
+        (authority(&prepared, "prepared_authority"), authority(&spire.json(&["localauthority", "x509", "show"]), "active"));
     spire.server(&["localauthority", "x509", "activate", "-authorityID", &next]);
     spire.server(&["localauthority", "x509", "taint", "-authorityID", &former]);
     let new = spire.fetched(|issued| issued.certificate_pem != old.certificate_pem).await;
