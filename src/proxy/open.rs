@@ -225,6 +225,8 @@ impl Open {
         }
         if self.exchange().cut.cause().is_some() && story.ending != Some(Ending::Denied) {
             story.ending = Some(Ending::Cut);
+        } else if self.flow.is_stalled() {
+            story.ending.get_or_insert(Ending::IdleTimeout);
         } else if std::thread::panicking() {
             story.ending.get_or_insert(Ending::Panic);
         } else {
