@@ -276,6 +276,21 @@ async fn a_killed_identity_gets_403_killed_on_a_new_connection_that_then_closes_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_identity_that_says_nothing_does_not_keep_its_connection() {
+    use tokio::io::AsyncReadExt;
+    let backend = Backend::start();
+    let gate =
+        Setup { extra: "limits: {header_timeout: 1s, idle_timeout: 10m}\n".to_owned(), ..Setup::default() }.start(backend.address);
+    kill(&gate, BAD);
+    for alpn in [b"http/1.1".as_slice(), b"h2"] {
+        let mut silent = gate.connect("agents/bad", alpn).await;
+        let mut heard = Vec::new();
+        // However the end comes; what matters is that it does.
+        let _ = within("the close", silent.read_to_end(&mut heard)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_thousand_open_exchanges_only_those_that_match_are_woken() {
     let (backend, _) = slow_ticks();
     let gate = Setup { extra: "limits: {per_identity: {exchanges: 4000, connections: 200}}\n".to_owned(), ..Setup::default() }
