@@ -141,8 +141,8 @@ impl Shared {
         }
     }
 
-    /// Ready only with a valid SVID, and says so once when that changes. `standing` is false before the start and in a drain.
-    pub(super) fn look_at_identity(&self, standing: bool) {
+    /// Ready only with a valid SVID, between the start and the drain; says so once when that changes.
+    pub(super) fn look_at_identity(&self) {
         let identity = self.holder.current();
         let identified = identity.is_presentable(now());
         let before = self.services.identified.swap(identified, Ordering::Relaxed);
@@ -153,7 +153,7 @@ impl Shared {
         if !before && identified {
             tracing::info!(not_after = identity.not_after(), "the gate has a valid SVID again");
         }
-        let ready = standing && identified;
+        let ready = identified && self.status.is_standing();
         if self.services.ready.swap(ready, Ordering::Relaxed) != ready {
             self.status.update(|status| status.ready = ready);
         }
@@ -171,8 +171,7 @@ impl Shared {
             }
         }
         self.tell(&self.holder.current());
-        let standing = self.status.read().standing();
-        self.look_at_identity(standing);
+        self.look_at_identity();
     }
 
     fn tell(&self, identity: &Identity) {

@@ -141,14 +141,15 @@ impl Gate {
         let (orders, mut ordered) = mpsc::channel(64);
         serving.spawn(control::serve(control, self.control(orders), closed.clone()));
         serving.spawn(admin::serve(admin, self.probes(), closed));
-        let mut heard = self.listen_to_the_agent(&mut accepting);
+        let mut following = JoinSet::new();
+        let mut heard = self.listen_to_the_agent(&mut following);
         let mut signals = Signals::listen(signals).map_err(AppError::Thread)?;
         let mut stop = stop;
         let mut bundles = Watch::new(self.bundles());
         let mut certificates = Watch::new(self.certificates());
         let (mut look, mut sweep) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(SWEEP_EVERY));
         self.parts.status.update(|status| status.started_up = true);
-        self.parts.look_at_identity(true);
+        self.parts.look_at_identity();
         for (name, address) in &self.addresses.listeners {
             tracing::info!(listener = %name, %address, "listening");
         }
@@ -172,11 +173,11 @@ impl Gate {
             }
         }
         accepting.shutdown().await;
-        self.drain(&mut signals).await;
+        self.drain(&mut signals, &mut ordered, &mut heard, &mut bundles, &mut certificates).await;
         self.end(closing, serving).await
     }
 
-    /// What is heard of the SPIFFE agent; nothing, ever, where the identity comes from files. It ends with the accepting.
+    /// What is heard of the SPIFFE agent; nothing, ever, where the identity comes from files.
     fn listen_to_the_agent(&self, tasks: &mut JoinSet<()>) -> mpsc::Receiver<News> {
         let (news, heard) = mpsc::channel(8);
         if let Some(agent) = &self.parts.agent {
@@ -263,7 +264,7 @@ impl Gate {
         services.door.sweep(now);
         services.sessions.sweep(now);
         services.metrics.sessions_open.set(i64::try_from(services.sessions.len()).unwrap_or(i64::MAX));
-        self.parts.look_at_identity(true);
+        self.parts.look_at_identity();
     }
 
     fn bundles(&self) -> Bundles {
@@ -276,21 +277,38 @@ impl Gate {
         Token::of(paths.map(PathBuf::as_path))
     }
 
-    async fn drain(&self, signals: &mut Signals) {
+    /// Waits for what is open. Until the last of it is over operators, policies and the SPIFFE agent still have their say.
+    async fn drain(
+        &mut self,
+        signals: &mut Signals,
+        ordered: &mut mpsc::Receiver<Order>,
+        heard: &mut mpsc::Receiver<News>,
+        bundles: &mut Watch<Bundles>,
+        certificates: &mut Watch<Token>,
+    ) {
         tracing::info!("draining");
         self.parts.status.update(|status| status.draining = true);
-        self.parts.look_at_identity(false);
+        self.parts.look_at_identity();
         self.tell(|| Command::Drain);
         let deadline = Instant::now() + self.config.limits.drain.0;
+        let mut look = tokio::time::interval(LOOK_EVERY);
         while self.house.connections() > 0 && Instant::now() < deadline {
-            tokio::select! {
+            let event = tokio::select! {
                 biased;
-                event = signals.next() => {
-                    if matches!(event, Event::Stop) {
-                        break;
-                    }
-                }
-                () = tokio::time::sleep(DRAIN_TICK) => {}
+                signal = signals.next() => signal,
+                Some(news) = heard.recv() => Event::Heard(news),
+                Some(order) = ordered.recv() => Event::Order(order),
+                _ = look.tick() => Event::Look,
+                () = tokio::time::sleep(DRAIN_TICK) => Event::Sweep,
+            };
+            match event {
+                Event::Stop => break,
+                // A configuration read now would be in force for nobody.
+                Event::Reload => {}
+                Event::Order(order) => self.obey(order, bundles).await,
+                Event::Look => self.look(bundles, certificates).await,
+                Event::Sweep => self.sweep(),
+                Event::Heard(news) => self.hear(news),
             }
         }
         let door = &self.parts.services.door;

@@ -101,3 +101,54 @@ fn words(status: StatusAnswer) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{SourceFault, Status, SvidStatus};
+
+    /// An answer like the one `GET /v1/status` makes of this.
+    fn told(status: Status) -> String {
+        let mut answer = serde_json::to_value(&status).unwrap();
+        for (key, value) in [
+            ("generation", 0.into()),
+            ("activated_at", 0.into()),
+            ("revisions", serde_json::json!({})),
+            ("warnings", 0.into()),
+            ("last_error", serde_json::Value::Null),
+            ("connections", 0.into()),
+            ("exchanges", 0.into()),
+            ("sessions", 0.into()),
+            ("kills", 0.into()),
+            ("you", serde_json::json!({"uid": 0, "name": null, "may_operate": true})),
+        ] {
+            answer[key] = value;
+        }
+        words(serde_json::from_value(answer).unwrap())
+    }
+
+    #[test]
+    fn the_identity_is_told_with_its_end_its_source_and_what_is_wrong_with_that() {
+        let mut status = Status::default();
+        status.identity.source = "workload_api".to_owned();
+        status.identity.endpoint = Some("unix:///run/agent.sock".to_owned());
+        let report = "connect\u{1b}[31m: No such file".to_owned();
+        status.identity.fault = Some(SourceFault { since: 1_764_000_000, kind: FaultKind::Unreachable, report });
+        let text = told(status.clone());
+        assert!(text.contains("the SPIFFE agent at unix:///run/agent.sock, nothing yet"), "{text}");
+        assert!(text.contains("cannot be reached; what it gave holds until it expires, since 2025-11-24T16:00:00Z"), "{text}");
+        assert!(text.contains("No such file") && !text.contains('\u{1b}'), "{text}");
+
+        let spiffe_id = "spiffe://example.org/gate".to_owned();
+        status.svid = Some(SvidStatus { spiffe_id, not_after: seconds_now() + 3700 });
+        status.identity.updated_at = 1_764_000_000;
+        status.identity.trust_domains = vec!["example.org".to_owned(), "partner.test".to_owned()];
+        status.identity.fault = None;
+        let text = told(status.clone());
+        assert!(text.contains("spiffe://example.org/gate until ") && text.contains(", 1h 1m from now"), "{text}");
+        assert!(text.contains("last at 2025-11-24T16:00:00Z") && text.contains("example.org, partner.test"), "{text}");
+
+        status.svid.as_mut().unwrap().not_after = 1_764_000_000;
+        assert!(told(status).contains("expired at 2025-11-24T16:00:00Z"));
+    }
+}

@@ -127,16 +127,15 @@ pub struct Read {
     pub place: String,
 }
 
-impl Status {
-    /// True between the start and the drain: whatever keeps it from being ready then may pass.
-    pub const fn standing(&self) -> bool {
-        self.started_up && !self.draining
-    }
-}
-
 impl StatusBoard {
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// True between the start and the drain: whatever keeps the gate from being ready then may pass.
+    pub fn is_standing(&self) -> bool {
+        let status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        status.started_up && !status.draining
     }
 
     pub fn read(&self) -> Status {

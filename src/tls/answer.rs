@@ -36,7 +36,7 @@ pub enum AnswerError {
     #[error("the key given with {0} is not its key; this is a fault of the SPIFFE agent")]
     KeyMismatch(SpiffeId),
     #[error("peers would refuse our own SVID {spiffe_id}: {error}")]
-    Refused { spiffe_id: SpiffeId, error: PeerError },
+    Refused { spiffe_id: SpiffeId, error: Box<PeerError> },
     #[error(
         "the bundle of our own trust domain {0} holds no CA certificate, or something besides; mend it where the SPIFFE server is"
     )]
@@ -97,7 +97,7 @@ fn svid(chosen: &X509Svid, bundles: &Bundles, now: UnixTime) -> Result<Svid, Ans
     let key = aws_lc_rs::default_provider().key_provider.load_private_key(key.into());
     let certified_key = CertifiedKey::new(chain, key.map_err(|_| AnswerError::Key(spiffe_id.clone()))?);
     certified_key.keys_match().map_err(|_| AnswerError::KeyMismatch(spiffe_id.clone()))?;
-    let refused = |error| AnswerError::Refused { spiffe_id: spiffe_id.clone(), error };
+    let refused = |error| AnswerError::Refused { spiffe_id: spiffe_id.clone(), error: Box::new(error) };
     let (end, intermediates) = certified_key.cert.split_first().ok_or_else(|| refused(PeerError::NoCertificate))?;
     let terms = Terms { trust_domains: None, max_lifetime: None };
     let leaf = examine(bundles, &terms, end, intermediates, now).map_err(refused)?;
