@@ -494,3 +494,34 @@ async fn an_entry_that_is_deleted_takes_the_gates_identity_and_what_rested_on_it
     gate.becomes_ready().await;
     gate.serves(&client).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_svid_from_files_that_expires_is_missed_the_same_way() {
+    let backend = slowly_ticking();
+    let gate = Setup::default().start(backend.address);
+    let client = gate.issue("agents/research", 3600);
+    let (mut kept, _) = gate.as_client(&client, Speaks::Http2).await.unwrap();
+    let mut body = kept.open("/ticks").await.into_body();
+    let renew = |seconds: u64| {
+        let issued = gate.issue("gate", seconds);
+        std::fs::write(gate.path("svid.key"), &issued.key_pem).unwrap();
+        std::fs::write(gate.path("svid.pem"), &issued.certificate_pem).unwrap();
+    };
+    renew(6);
+    eventually("our SVID to expire", async || gate.ready().await.0 == 503).await;
+    assert_eq!(gate.ready().await.1, "not ready: the gate's SVID has expired\n");
+    gate.refuses_handshakes(&client).await;
+    let answer = kept.get("/").await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("own_certificate")));
+    ticks_on(&mut body).await;
+
+    // What cannot be read changes nothing, and is told.
+    std::fs::write(gate.path("svid.pem"), "nothing").unwrap();
+    eventually("the fault to be told", async || gate.fault() == "refused").await;
+    assert_eq!(gate.counted("portcullis_identity_source_up", ""), 0.0);
+    renew(3600);
+    gate.becomes_ready().await;
+    assert_eq!(kept.get("/").await.status, 200);
+    assert!(gate.fault().is_null());
+    assert_eq!(gate.counted("portcullis_identity_source_up", ""), 1.0);
+}
