@@ -45,7 +45,8 @@ fn every_alert_fires_when_it_should_and_is_silent_when_it_should_be() {
 #[test]
 fn every_alert_is_tested_both_ways_and_tells_what_to_do() {
     let (rules, tests) = (rules(), tests());
-    let cases: Vec<&Value> = tests["tests"].as_array().unwrap().iter().flat_map(|test| test["alert_rule_test"].as_array().unwrap()).collect();
+    let cases: Vec<&Value> =
+        tests["tests"].as_array().unwrap().iter().flat_map(|test| test["alert_rule_test"].as_array().unwrap()).collect();
     let names = |fires: bool| -> BTreeSet<&str> {
         let of = |case: &&&Value| case["exp_alerts"].as_array().is_some_and(|alerts| !alerts.is_empty()) == fires;
         cases.iter().filter(of).map(|case| case["alertname"].as_str().unwrap()).collect()

@@ -7,6 +7,7 @@
 
 mod alerts;
 mod helm;
+mod image;
 mod objects;
 mod queries;
 mod rendered;

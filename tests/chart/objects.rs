@@ -98,7 +98,10 @@ fn every_pod_meets_the_restricted_standard() {
             }
             for volume in pod["volumes"].as_array().into_iter().flatten() {
                 let sources = volume.as_object().unwrap().keys().filter(|key| *key != "name");
-                assert!(sources.clone().count() == 1 && sources.clone().all(|key| volumes.contains(&key.as_str())), "{place}: {volume}");
+                assert!(
+                    sources.clone().count() == 1 && sources.clone().all(|key| volumes.contains(&key.as_str())),
+                    "{place}: {volume}"
+                );
             }
             for container in containers(pod) {
                 let (own, shared) = (&container["securityContext"], &pod["securityContext"]);

@@ -70,7 +70,11 @@ fn result(prometheus: SocketAddr, query: &str) -> Result<Vec<Value>, String> {
     let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let text = asked(prometheus, &format!("/api/v1/query?query={encoded}"));
     let answer: Value = serde_json::from_str(&text).map_err(|error| format!("{query}: {error}: {text}"))?;
-    if answer["status"] == "success" { Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default()) } else { Err(format!("{query}: {text}")) }
+    if answer["status"] == "success" {
+        Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
+    } else {
+        Err(format!("{query}: {text}"))
+    }
 }
 
 /// The queries of the dashboard, as Grafana would ask them.
@@ -101,9 +105,7 @@ impl House {
         let text = text
             .replace("0.0.0.0:8443", "127.0.0.1:0")
             .replace("0.0.0.0:9901", "127.0.0.1:0")
-            .replace("http://payroll.apps.svc.cluster.local:8080", &format!("http://{upstream}"))
-            .replace("      routes:\n", "      routes:\n      - {name: gone, path_prefix: /gone, upstream: gone}\n")
-            .replace("    upstreams:\n", "    upstreams:\n");
+            .replace("http://payroll.apps.svc.cluster.local:8080", &format!("http://{upstream}"));
         let mut config: Value = serde_yaml::from_str(&text).unwrap();
         config["upstreams"]["gone"] = serde_json::json!({"endpoint": format!("http://{nobody}")});
         let routes = config["listeners"][0]["routes"].as_array_mut().unwrap();
@@ -157,7 +159,13 @@ impl House {
         assert!(stream.next().await.unwrap().is_ok());
         let mut kill = Command::new(PROGRAM);
         kill.args(["kill", "--spiffe-id", "spiffe://example.org/agents/research", "--reason", "test", "--ttl", "1s"]);
-        assert!(kill.env("PORTCULLIS_SOCKET", self.folder.path().join("control.sock")).stdout(Stdio::null()).status().unwrap().success());
+        assert!(
+            kill.env("PORTCULLIS_SOCKET", self.folder.path().join("control.sock"))
+                .stdout(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        );
         while stream.next().await.is_ok_and(|piece| piece.is_ok()) {}
         let mut stranger = TcpStream::connect(self.gate).unwrap();
         stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -207,7 +215,7 @@ async fn every_query_of_dashboard_and_alerts_is_answered_by_a_prometheus_that_sc
     policy(house.folder.path(), "package portcullis\n\ndecision := {");
 
     let queries = dashboard();
-    assert!(queries.len() > 30, "{}", queries.len());
+    assert!(queries.len() > 20, "{queries:#?}");
     loop {
         let empty: Vec<&String> = queries.iter().filter(|query| result(address, query).unwrap().is_empty()).collect();
         if empty.is_empty() {
@@ -221,7 +229,9 @@ async fn every_query_of_dashboard_and_alerts_is_answered_by_a_prometheus_that_sc
     for rule in each_rule(&rules) {
         let expression = rule["expr"].as_str().unwrap();
         result(address, expression).unwrap();
-        for name in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("portcullis_")) {
+        for name in
+            expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("portcullis_"))
+        {
             assert!(scraped(name), "{}: no gate has {name}", rule["alert"]);
         }
     }
