@@ -68,14 +68,14 @@ fn the_builder_is_sent_all_that_the_build_reads() {
 #[test]
 fn the_chart_runs_the_image_as_it_is_built() {
     let dockerfile = lines("Dockerfile");
-    let said = |line: &str| assert!(dockerfile.iter().any(|built| built == line), "no `{line}`: {dockerfile:#?}");
-    said("RUN cargo build --locked --profile dist --bin portcullis");
-    said("COPY --from=builder /src/target/dist/portcullis /usr/local/bin/portcullis");
-    said("ENTRYPOINT [\"/usr/local/bin/portcullis\"]");
+    let built = |line: &str| assert!(dockerfile.iter().any(|known| known == line), "no `{line}`: {dockerfile:#?}");
+    built("RUN cargo build --locked --profile dist --bin portcullis");
+    built("COPY --from=builder /src/target/dist/portcullis /usr/local/bin/portcullis");
+    built("ENTRYPOINT [\"/usr/local/bin/portcullis\"]");
     let rendered = objects("minimal");
     let gate = &object(&rendered, "Deployment", "")["spec"]["template"]["spec"]["containers"][0];
     let (user, group) = (&gate["securityContext"]["runAsUser"], &gate["securityContext"]["runAsGroup"]);
-    said(&format!("USER {user}:{group}"));
+    built(&format!("USER {user}:{group}"));
     // The entry point stays, so that arguments are all there is to say.
     assert!(gate["command"].is_null());
     let arguments: Vec<&str> = gate["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
@@ -86,7 +86,7 @@ fn the_chart_runs_the_image_as_it_is_built() {
 #[test]
 fn the_gate_needs_no_library_that_the_image_lacks() {
     let output = Command::new("ldd").arg(PROGRAM).output().unwrap();
-    assert!(output.status.success(), "{}", crate::helm::said(&output));
+    assert!(output.status.success(), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     for line in text.lines() {
         let library = line.split_whitespace().next().unwrap();

@@ -118,7 +118,7 @@ impl House {
         std::fs::write(at("bundles/example.org.pem"), authority.ca_pem()).unwrap();
         for (name, id) in [("tls", "gate"), ("agent", "agents/research")] {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-            let id = SpiffeId::new(&format!("spiffe://example.org/{id}")).unwrap();
+            let id = SpiffeId::new(format!("spiffe://example.org/{id}")).unwrap();
             let issued = authority.issue(&id, Lifetime::starting(now - 60, 3600)).unwrap();
             std::fs::write(at(&format!("identity/{name}.crt")), issued.certificate_pem).unwrap();
             std::fs::write(at(&format!("identity/{name}.key")), issued.key_pem).unwrap();
