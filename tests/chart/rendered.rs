@@ -1,6 +1,6 @@
 //! What is rendered: the golden files, Helm's own lint, what the notes say, and that nothing is made where it cannot be.
 
-use crate::helm::{arguments, documents, helm, kind, object, objects, root, said, sets, text, values_file, writing};
+use crate::helm::{TEAM, arguments, documents, helm, kind, object, objects, root, said, sets, text, values_file, writing};
 
 #[test]
 fn every_value_set_renders_as_its_golden_file_says() {
@@ -29,7 +29,7 @@ fn every_value_set_renders_as_its_golden_file_says() {
 
 #[test]
 fn helm_finds_nothing_to_say_about_any_value_set() {
-    for set in sets().iter().filter(|set| *set != crate::helm::TEAM) {
+    for set in sets().iter().filter(|set| *set != TEAM) {
         let linted = helm(&["lint", "--strict", "charts/portcullis", "-f", &values_file(set)]);
         assert!(linted.status.success(), "{set}: {}", said(&linted));
     }
@@ -62,8 +62,10 @@ fn the_notes_say_how_to_kill_and_what_ends_with_the_pod() {
     }
     assert!(!minimal.contains("WARNING"), "{minimal}");
     assert!(notes("workload-api", &[]).contains("WARNING: kills are kept in an emptyDir"));
-    let sidecar = notes("sidecar", &[]);
-    assert!(sidecar.contains("for pod in $(kubectl -n apps get pods -l portcullis/release=gate -o name)"), "{sidecar}");
+    for (set, more) in [("sidecar", [].as_slice()), (TEAM, &["--render-subchart-notes"])] {
+        let sidecar = notes(set, more);
+        assert!(sidecar.contains("for pod in $(kubectl -n apps get pods -l portcullis/release=gate -o name)"), "{sidecar}");
+    }
     let without = notes("full", &[]);
     assert!(without.contains("WARNING: this cluster has no PrometheusRule"), "{without}");
 }
@@ -93,7 +95,7 @@ fn what_runs_is_one_gate_that_ends_after_its_drain() {
 
 #[test]
 fn a_sidecar_is_an_init_container_that_stays_and_is_ready_before_the_service_starts() {
-    let rendered = objects(crate::helm::TEAM);
+    let rendered = objects(TEAM);
     let pod = &object(&rendered, "Deployment", "payroll")["spec"]["template"]["spec"];
     let gate = &pod["initContainers"][0];
     assert_eq!(gate["restartPolicy"], "Always");
