@@ -87,6 +87,9 @@ volumeMounts:
 {{- range $name, $bundle := .Values.policy.bundles }}
 - {name: portcullis-policy-{{ $name }}, mountPath: /etc/portcullis/policy/{{ $name }}, readOnly: true}
 {{- end }}
+{{- with .Values.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* Takes the root context and `suffix`, which tells the copies of the check from what the gate reads. */}}
@@ -101,6 +104,9 @@ volumeMounts:
   {{- else }}
   configMap: {name: {{ default (printf "%s-policy-%s%s" $fullname $name $.suffix) $bundle.configMap }}}
   {{- end }}
+{{- end }}
+{{- with .root.Values.volumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}
 
