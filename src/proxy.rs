@@ -44,7 +44,7 @@ use serde::Deserialize;
 use crate::decision::{Protocol, Reason, Refusal, Transport};
 use crate::exchange::Side;
 use crate::policy::ResultShape;
-use crate::upstream::UpstreamError;
+use crate::upstream::{self, UpstreamError};
 use admit::Admitted;
 use download::{Download, Reply};
 use flow::{Overdue, Stage};
@@ -64,6 +64,9 @@ pub struct RouteConfig {
     pub path_prefix: String,
     /// A name of `upstreams`.
     pub upstream: String,
+    /// The host the upstream is asked for: a name, with a port where it needs one, or `preserve`: the one the client asked for.
+    #[serde(default = "preserve")]
+    pub upstream_host: String,
     #[serde(default)]
     pub enforcement: EnforcementConfig,
     /// Another rule than `policy.decision`.
@@ -80,6 +83,13 @@ pub enum EnforcementConfig {
     #[default]
     Enforce,
     Observe,
+}
+
+/// The upstream is asked for the host the client asked for.
+const PRESERVE: &str = "preserve";
+
+fn preserve() -> String {
+    PRESERVE.to_owned()
 }
 
 fn any_host() -> Vec<String> {
@@ -153,12 +163,12 @@ async fn recorded(open: &Open) -> Result<(), Stop> {
     Ok(())
 }
 
-type Answer = (Response<hyper::body::Incoming>, crate::upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
+type Answered = (Response<upstream::Answer>, upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
 
-async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
-    let Admitted { request, upload, response_headers, settings, upstream } = admitted;
+async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answered, Stop> {
+    let Admitted { request, upload, response_headers, settings, upstream, host } = admitted;
     let target = settings.upstreams.get(upstream).ok_or(Stop::denied(Reason::Internal))?;
-    let request = upstream_request(request, upload).ok_or(Stop::denied(Reason::Internal))?;
+    let request = upstream_request(request, upload, host).ok_or(Stop::denied(Reason::Internal))?;
     let began = Instant::now();
     let mut sending = pin!(open.worker.pool.send(&target.upstream, open.exchange(), request));
     let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
@@ -171,11 +181,11 @@ async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
 }
 
 /// The request as the upstream's connection writes it: origin-form, one Host, nothing that was not judged.
-fn upstream_request(request: normalise::Request, upload: flow::Upload) -> Option<Request<flow::Upload>> {
+fn upstream_request(request: normalise::Request, upload: flow::Upload, host: Option<HeaderValue>) -> Option<Request<flow::Upload>> {
     let mut sent = Request::new(upload);
     *sent.method_mut() = request.method.clone();
     *sent.uri_mut() = Uri::try_from(request.target()).ok()?;
-    let host = HeaderValue::from_str(&request.authority()).ok()?;
+    let host = host.or_else(|| HeaderValue::from_str(&request.authority()).ok())?;
     *sent.headers_mut() = request.headers;
     sent.headers_mut().insert(HOST, host);
     Some(sent)
@@ -183,8 +193,8 @@ fn upstream_request(request: normalise::Request, upload: flow::Upload) -> Option
 
 fn answer_with(
     open: &Rc<Open>,
-    answer: Response<hyper::body::Incoming>,
-    lease: crate::upstream::Lease<flow::Upload>,
+    answer: Response<upstream::Answer>,
+    lease: upstream::Lease<flow::Upload>,
     added: Vec<(HeaderName, HeaderValue)>,
     last_event: bool,
 ) -> Response<Reply> {

@@ -10,13 +10,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::flow::{FlowError, Overdue, Upload};
 use super::open::Open;
 use crate::decision::Ending;
 use crate::metrics;
-use crate::upstream::Lease;
+use crate::upstream::{Answer, Lease};
 
 /// The last event of a server-sent event stream that was cut, where the configuration wants one.
 const LAST_EVENT: &[u8] = b"event: portcullis\ndata: {\"code\":\"cut\"}\n\n";
@@ -35,9 +34,10 @@ pub enum Reply {
 /// The upstream's body.
 #[derive(Debug)]
 pub struct Download {
-    open: Rc<Open>,
-    body: Incoming,
+    /// These two first: the last of `open` says that nothing of the exchange is left, and a stream of it must be gone by then.
     lease: Option<Lease<Upload>>,
+    body: Answer,
+    open: Rc<Open>,
     /// A last event may be said: it is a stream of events, wanted by the configuration, and between two of them.
     events: Option<EventBoundary>,
     over: bool,
@@ -64,7 +64,7 @@ impl EventBoundary {
 }
 
 impl Download {
-    pub fn new(open: Rc<Open>, body: Incoming, lease: Lease<Upload>, last_event: bool) -> Self {
+    pub fn new(open: Rc<Open>, body: Answer, lease: Lease<Upload>, last_event: bool) -> Self {
         // Before the first event is between events as well.
         let events = last_event.then_some(EventBoundary { tail: *b"\n\n" });
         let mut download = Self { open, body, lease: Some(lease), events, over: false };
