@@ -18,7 +18,9 @@ mod counted;
 pub mod download;
 pub mod downstream;
 pub mod edit;
+mod farewell;
 pub mod flow;
+mod grpc;
 pub mod normalise;
 pub mod open;
 mod question;
@@ -36,7 +38,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE, UPGRADE};
 use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -47,6 +49,7 @@ use crate::policy::ResultShape;
 use crate::upstream::{self, UpstreamError};
 use admit::Admitted;
 use download::{Download, Reply};
+use farewell::Farewell;
 use flow::{Overdue, Stage};
 use open::Open;
 use respond::Stop;
@@ -188,6 +191,9 @@ fn upstream_request(request: normalise::Request, upload: flow::Upload, host: Opt
     let host = host.or_else(|| HeaderValue::from_str(&request.authority()).ok())?;
     *sent.headers_mut() = request.headers;
     sent.headers_mut().insert(HOST, host);
+    if request.takes_trailers {
+        sent.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    }
     Some(sent)
 }
 
@@ -210,7 +216,10 @@ fn answer_with(
     let events = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     open.story(|story| story.status = Some(head.status.as_u16()));
     open.flow.set_stage(Stage::Answering);
-    let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, events && last_event))));
+    // On HTTP/1.1 trailers reach only who asked for them; half of the callers would take the cut for an end.
+    let calls = open.protocol == Protocol::Grpc && open.downstream.transport == Transport::Http2;
+    let farewell = if calls { Some(Farewell::messages()) } else { (events && last_event).then(Farewell::events) };
+    let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, farewell))));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     if open.flow.uploading() && open.downstream.transport == Transport::Http1 {

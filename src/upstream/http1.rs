@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::TE;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -91,8 +92,10 @@ where
     }
 
     /// Sends a request, and waits for the response head.
-    pub(super) async fn send(mut self, exchange: &Arc<Exchange>, request: Request<B>) -> Sent<B> {
+    pub(super) async fn send(mut self, exchange: &Arc<Exchange>, mut request: Request<B>) -> Sent<B> {
         self.lent.to(Some(Arc::clone(exchange)));
+        // Trailers are taken here whether or not they were asked for; to ask, `Connection` would have to name the field.
+        request.headers_mut().remove(TE);
         match self.sender.try_send_request(request).await {
             Ok(response) => Sent::Answered(response, self),
             Err(mut unsent) => match unsent.take_message() {
