@@ -98,7 +98,7 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
         std::fs::write(folder.path().join("bundle.pem"), authority.ca_pem()).unwrap();
-        let issued = authority.issue(&SpiffeId::new("spiffe://example.org/gate").unwrap(), lifetime(3600)).unwrap();
+        let issued = authority.issue_local(&SpiffeId::new("spiffe://example.org/gate").unwrap(), lifetime(3600)).unwrap();
         std::fs::write(folder.path().join("svid.pem"), &issued.certificate_pem).unwrap();
         std::fs::write(folder.path().join("svid.key"), &issued.key_pem).unwrap();
         std::fs::create_dir(folder.path().join("policy")).unwrap();
@@ -821,6 +821,16 @@ pub fn frame2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame.extend(stream.to_be_bytes());
     frame.extend(payload);
     frame
+}
+
+/// Reads one frame off an upstream's side of a connection; `None` when it ended.
+pub fn read_frame2(stream: &mut std::net::TcpStream) -> Option<Frame2> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).ok()?;
+    Some(Frame2 { kind: head[3], flags: head[4], stream: u32::from_be_bytes(head[5..9].try_into().unwrap()), payload })
 }
 
 /// A header block of literals without indexing and without Huffman coding.

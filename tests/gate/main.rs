@@ -12,6 +12,7 @@
 mod cuts;
 mod deny;
 mod examples;
+mod grpc;
 mod harness;
 mod life;
 mod promises;
@@ -19,5 +20,6 @@ mod record;
 mod review;
 mod swaps;
 mod threats;
+mod upstreams;
 mod verdicts;
 mod walk;
