@@ -83,20 +83,30 @@ impl Setup {
 
     /// Like [`Setup::start`], with the configuration changed by `edit` before the gate reads it.
     pub fn start_with(self, upstream: SocketAddr, edit: impl Fn(String) -> String) -> Gate {
-        let (folder, authority) = self.prepare(upstream, edit);
+        self.start_under(Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap(), upstream, edit)
+    }
+
+    /// Like [`Setup::start_with`], with an authority that has issued something already.
+    pub fn start_under(self, authority: Authority, upstream: SocketAddr, edit: impl Fn(String) -> String) -> Gate {
+        let (folder, authority) = self.prepare(authority, upstream, edit);
         Gate::open(folder, authority)
     }
 
     /// The same with a FIFO named `fifo` that nobody reads.
     pub fn start_on_fifo(self, upstream: SocketAddr) -> Gate {
-        let (folder, authority) = self.prepare(upstream, |yaml| yaml);
+        let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
+        let (folder, authority) = self.prepare(authority, upstream, |yaml| yaml);
         assert!(std::process::Command::new("mkfifo").arg(folder.path().join("fifo")).status().unwrap().success());
         Gate::open(folder, authority)
     }
 
-    fn prepare(self, upstream: SocketAddr, edit: impl Fn(String) -> String) -> (tempfile::TempDir, Authority) {
+    fn prepare(
+        self,
+        authority: Authority,
+        upstream: SocketAddr,
+        edit: impl Fn(String) -> String,
+    ) -> (tempfile::TempDir, Authority) {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
         std::fs::write(folder.path().join("bundle.pem"), authority.ca_pem()).unwrap();
         let issued = authority.issue_local(&SpiffeId::new("spiffe://example.org/gate").unwrap(), lifetime(3600)).unwrap();
         std::fs::write(folder.path().join("svid.pem"), &issued.certificate_pem).unwrap();
