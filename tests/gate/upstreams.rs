@@ -676,3 +676,26 @@ async fn a_new_svid_is_shown_on_a_new_connection_and_the_old_connection_gets_no_
     assert_eq!((shown.len(), upstream.connections().len()), (2, 2), "one with the old, one with the new");
     some_bytes(&mut running, 64 * 1024).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_on_a_cold_gate_waits_for_one_connection_and_is_told_together_that_there_is_none() {
+    let upstream = Upstream2::plain();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let burst = async |gate: &Gate| {
+        let client = gate.http2("agents/research").await;
+        let mut answers = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let mut client = client.clone();
+            answers.spawn(async move { within("the answer", client.send(request("GET", "/slow", empty()))).await.unwrap() });
+        }
+        answers
+    };
+    let gate = upstream.gate();
+    let answers = burst(&gate).await;
+    until("all to be with the upstream", || upstream.open() == 20).await;
+    assert_eq!(upstream.connections().len(), 1);
+    upstream.told.go.0.add_permits(20);
+    assert!(answers.join_all().await.iter().all(|response| response.status() == 200));
+    let gate = Setup { upstream: ", protocol: h2".to_owned(), ..Setup::default() }.start(nobody);
+    assert!(burst(&gate).await.join_all().await.iter().all(|response| response.status() == 502));
+}
