@@ -106,18 +106,21 @@ impl Tunnel {
         open.flow.set_stage(Stage::Answering);
         open.flow.set_may_say_farewell(framing != Framing::Opaque);
         let end = poll_fn(|cx| bridge.poll(cx)).await;
-        note(&open, &bridge, &end);
+        let complete = bridge.is_complete();
+        let client_left = bridge.up.at_end();
         if let Some(code) = code(&end).filter(|_| bridge.may_say()) {
             bridge.say_farewell(code, &far.words).await;
         }
+        // Only now: until then its decision line may be told, which must not know of an end that is still to come.
+        note(&open, &end, complete, client_left);
     }
 }
 
 /// What the record says of an end.
-fn note<D>(open: &Open, bridge: &Bridge<D>, end: &End) {
+fn note(open: &Open, end: &End, complete: bool, client_left: bool) {
     match end {
-        End::Over if bridge.is_complete() => open.ended(Ending::Complete),
-        End::Over if bridge.up.at_end() => open.ended(Ending::ClientGone),
+        End::Over if complete => open.ended(Ending::Complete),
+        End::Over if client_left => open.ended(Ending::ClientGone),
         End::Over | End::Upstream => {
             open.count_upstream_error(metrics::UpstreamError::Reset);
             open.ended(Ending::UpstreamReset);

@@ -20,3 +20,4 @@ mod swaps;
 mod threats;
 mod verdicts;
 mod walk;
+mod websocket;
