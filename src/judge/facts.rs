@@ -10,7 +10,6 @@ use http::header::HeaderMap;
 use regorus::Value;
 
 use super::case::{Case, object};
-use crate::action::Action;
 use crate::policy::Footprint;
 
 /// What must be at hand before a fact can be told.
@@ -84,8 +83,8 @@ pub const FACTS: &[Fact] = facts! {
     "request"."size", Head, Frozen, |c| c.request.size.map(Value::from);
     "request"."protocol", Head, Frozen, |c| text(c.request.protocol);
     "request"."rewritten", Head, Frozen, |c| Some(Value::from(c.request.rewritten));
-    "action"."protocol", Head, Frozen, |c| text(Action::http(c.request.method).protocol);
-    "action"."name", Head, Frozen, |c| text(Action::http(c.request.method).name);
+    "action"."protocol", Head, Frozen, |c| text(c.request.action.protocol);
+    "action"."name", Head, Frozen, |c| text(c.request.action.name);
     "resource"."type", Head, Frozen, |c| text(c.resource.r#type);
     "resource"."sensitivity", Head, Frozen, |c| text(c.resource.sensitivity);
     "resource"."effect", Head, Frozen, |c| text(c.resource.effect);

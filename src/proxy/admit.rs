@@ -45,6 +45,8 @@ pub(super) struct Admitted {
     pub(super) settings: Rc<Settings>,
     /// Its upstream's place in the settings.
     pub(super) upstream: usize,
+    /// The host it is asked for, where that is not the client's.
+    pub(super) host: Option<HeaderValue>,
 }
 
 /// One try's answer.
@@ -271,9 +273,9 @@ fn forward(open: &Rc<Open>, settings: &Rc<Settings>, question: &Question, edits:
         Body::Whole { bytes, .. } => Upload::Whole(Some(bytes.clone())),
     };
     let (_, under) = route(open, settings, &question.request)?;
-    let upstream = under.route.upstream;
+    let (upstream, host) = (under.route.upstream, under.route.host.clone());
     open.story(|story| story.edits = names(edits, question.rewritten));
-    Ok(Admitted { request, upload, response_headers, settings: Rc::clone(settings), upstream })
+    Ok(Admitted { request, upload, response_headers, settings: Rc::clone(settings), upstream, host })
 }
 
 /// The names of the edits made, for the record; their values may be secrets.

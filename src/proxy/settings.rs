@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::uri::Scheme;
 
 use super::normalise;
 use super::route::Routes;
-use super::{EnforcementConfig, RouteConfig};
+use super::{EnforcementConfig, PRESERVE, RouteConfig};
 use crate::action::{ResourceRule, Resources};
 use crate::audit::InputDetail;
 use crate::decision::Enforcement;
@@ -72,6 +73,8 @@ pub struct Route {
     pub enforcement: Enforcement,
     /// Its place among the policy's entry points.
     pub entry: usize,
+    /// The host the upstream is asked for, where that is not the one the client asked for.
+    pub host: Option<HeaderValue>,
 }
 
 /// What a listener's configuration gives to its requests.
@@ -116,7 +119,7 @@ impl Settings {
         for (name, config) in parts.upstreams {
             match Upstream::new(name, config) {
                 Ok(upstream) => upstreams.push(Target { upstream, metrics: metrics.upstream(name) }),
-                Err(error) => mistakes.push(format!("upstreams.{name}.endpoint: {error}")),
+                Err(error) => mistakes.push(format!("upstreams.{name}.{error}")),
             }
         }
         let resources = Resources::new(parts.resources).unwrap_or_else(|wrong| {
@@ -158,9 +161,22 @@ impl Settings {
         let mut copy = self.clone();
         copy.environment = Arc::from(&*self.environment);
         for target in &mut copy.upstreams {
-            target.upstream.name = Arc::from(&*target.upstream.name);
+            target.upstream = target.upstream.apart();
         }
         copy
+    }
+
+    /// Looks into the files upstreams are proven by.
+    ///
+    /// # Errors
+    /// Every mistake, each as a sentence that names its place.
+    pub fn check_files(&self) -> Result<(), Vec<String>> {
+        let wrong = |target: &Target| {
+            let upstream = &target.upstream;
+            upstream.check_files().err().map(|error| format!("upstreams.{}.{error}", upstream.name))
+        };
+        let mistakes: Vec<String> = self.upstreams.iter().filter_map(wrong).collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
     pub fn listener(&self, place: usize) -> Option<&Listener> {
@@ -200,7 +216,18 @@ impl Listener {
                 EnforcementConfig::Enforce => Enforcement::Enforce,
                 EnforcementConfig::Observe => Enforcement::Observe,
             };
-            places.push(Route { name: route.name.clone(), upstream, enforcement, entry: entry_of(route, parts, entries) });
+            let entry = entry_of(route, parts, entries);
+            let host = match route.upstream_host.as_str() {
+                PRESERVE => None,
+                host => match HeaderValue::from_str(host) {
+                    Ok(host) => Some(host),
+                    Err(_) => {
+                        mistakes.push(format!("route `{}`: upstream_host: `{host}` is not a host", route.name));
+                        continue;
+                    }
+                },
+            };
+            places.push(Route { name: route.name.clone(), upstream, enforcement, entry, host });
         }
         let place = |wrong: Vec<String>| wrong.into_iter().map(|wrong| format!("listener `{}`: {wrong}", part.name)).collect();
         let Ok(routes) = routes else { return Err(place(mistakes)) };

@@ -24,7 +24,8 @@ use super::open::Open;
 use super::websocket::frame::{self, Fault, Frames, Sender};
 use crate::decision::{Cause, Ending};
 use crate::metrics;
-use crate::socket::{Gate, Socket};
+use crate::socket::Gate;
+use crate::upstream::Stream;
 
 /// What the bytes of a tunnel mean to the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub enum Framing {
 /// The upstream's end of a tunnel.
 #[derive(Debug)]
 pub struct Far {
-    pub io: Socket,
+    pub io: Stream,
     /// What came behind the head that opened the tunnel.
     pub early: Bytes,
     pub words: Words,
@@ -158,7 +159,7 @@ const fn code(end: &End) -> Option<u16> {
 struct Bridge<D> {
     flow: Rc<Flow>,
     client: D,
-    upstream: Socket,
+    upstream: Stream,
     up: Way,
     down: Way,
     /// One way may go on when the other has ended.
