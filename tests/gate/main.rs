@@ -12,6 +12,7 @@
 mod cuts;
 mod deny;
 mod examples;
+mod grpc;
 mod harness;
 mod life;
 mod promises;
@@ -20,6 +21,7 @@ mod review;
 mod spire;
 mod swaps;
 mod threats;
+mod upstreams;
 mod verdicts;
 mod walk;
 mod websocket;
