@@ -7,6 +7,7 @@
 mod http1;
 mod http2;
 mod line;
+mod stream;
 
 use std::cell::Cell;
 use std::collections::HashMap;

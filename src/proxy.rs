@@ -28,7 +28,9 @@ pub mod record;
 pub mod respond;
 pub mod route;
 pub mod settings;
+pub mod tunnel;
 pub mod watched;
+pub mod websocket;
 pub mod worker;
 
 use std::future::{Future, poll_fn};
@@ -144,13 +146,16 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     let (id, limit) = (&open.downstream.caller.session, settings.exchanges_per_identity);
     let session = sessions.enter(id, &peer.name, open.began, limit, recent).map_err(|_| Refusal::TooMany)?;
     open.joined_session();
-    let admitted = admit::admit(open, request, &session).await?;
+    let mut admitted = admit::admit(open, request, &session).await?;
     recorded(open).await?;
 
     // After an allow: the upstream, and what comes back.
     let last_event = listener.sse_last_event;
+    if let Some(asked) = admitted.request.websocket.take() {
+        return websocket::answer(open, admitted, &asked, last_event).await;
+    }
     let (answer, lease, added) = send(open, admitted).await?;
-    Ok(answer_with(open, answer, lease, added, last_event))
+    Ok(answer_with(open, answer, Some(lease), added, last_event))
 }
 
 /// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).
@@ -205,7 +210,7 @@ fn upstream_request(request: normalise::Request, upload: flow::Upload, host: Opt
 fn answer_with(
     open: &Rc<Open>,
     answer: Response<upstream::Answer>,
-    lease: upstream::Lease<flow::Upload>,
+    lease: Option<upstream::Lease<flow::Upload>>,
     added: Vec<(HeaderName, HeaderValue)>,
     last_event: bool,
 ) -> Response<Reply> {

@@ -18,6 +18,7 @@ mod http2;
 mod pool;
 mod resolve;
 mod response;
+mod switch;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use connect::Stream;
 pub use error::{Fault, UpstreamError};
 pub use pool::{Lease, Pool};
 pub use response::Answer;
+pub use switch::Switch;
 
 use crate::exchange::Exchange;
 use crate::socket::Gate;

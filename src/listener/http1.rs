@@ -5,14 +5,14 @@
 
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -30,6 +30,7 @@ use crate::proxy::download::Reply;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::flow::FlowError;
 use crate::proxy::open::Open;
+use crate::proxy::tunnel::Tunnel;
 use crate::proxy::worker::Worker;
 use crate::proxy::{record, respond, serve};
 use crate::socket::Socket;
@@ -99,17 +100,28 @@ pub(super) async fn carry(
         monitor.poll_rejected(cx).map(End::Rejected)
     })
     .await;
-    match end {
-        End::Rejected(rejection) => {
+    match (end, line.take_tunnel()) {
+        (End::Done, Some((tunnel, _tail))) => {
+            let parts = connection.into_parts();
+            let (tls, held) = parts.io.into_inner().into_upgraded();
+            // `wire` lets hyper have nothing behind the head that asked for it.
+            carry_tunnel(&line, tunnel, tls, [parts.read_buf, held].concat().into()).await;
+        }
+        (End::Rejected(rejection), _) => {
             let wire = connection.into_parts().io.into_inner();
             reject(&worker, &entrance, &downstream, wire, rejection).await;
         }
         // Answered before the request's body had come; what was cut goes down at once.
-        End::Done if monitor.in_body() && !line.is_shut() && line.order() != Close::Now => {
+        (End::Done, _) if (monitor.in_body() || line.left_http()) && !line.is_shut() && line.order() != Close::Now => {
             let mut tls = connection.into_parts().io.into_inner().into_inner();
-            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, throw_away(&mut tls)).await;
+            let say = async {
+                // hyper leaves it to others where the request asked to leave HTTP, whatever the answer was.
+                tls.shutdown().await?;
+                throw_away(&mut tls).await
+            };
+            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, say).await;
         }
-        End::Done | End::Cut => {
+        (End::Done | End::Cut, _) => {
             drop(connection);
             // A head behind an exchange that took the connection with it was refused all the same.
             if let Some(rejection) = monitor.take_rejection() {
@@ -118,6 +130,19 @@ pub(super) async fn carry(
             }
         }
     }
+}
+
+/// Carries what follows on a connection that has left HTTP; cut and orders come first as before.
+async fn carry_tunnel(line: &Line, tunnel: Tunnel, tls: TlsStream<Socket>, early: Bytes) {
+    let flow = Rc::clone(tunnel.flow());
+    let mut carried = pin!(tunnel.carry(tls, early));
+    poll_fn(|cx| {
+        if line.poll_order(cx) == Close::Now || flow.poll_hard_cut(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        carried.as_mut().poll(cx)
+    })
+    .await;
 }
 
 pub(super) fn wire_limits(limits: &super::Limits) -> wire::Limits {
@@ -133,7 +158,10 @@ fn answer(
     monitor: &Monitor,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
-    let close = line.order() == Close::AfterOne;
+    // Whatever follows a request to leave HTTP is no request: `wire` lets none through, so the connection ends with a refusal.
+    let leaves = request.headers().contains_key(UPGRADE);
+    line.set_left_http(leaves);
+    let close = leaves || line.order() == Close::AfterOne;
     let tail = TailGuard::opened(monitor.clone());
     let ready = health(worker, downstream, &request);
     let open = ready.is_none().then(|| {
@@ -141,11 +169,16 @@ fn answer(
         line.carry(Rc::clone(&open.flow));
         open
     });
+    let line = Rc::clone(line);
     async move {
         let mut response = match (open, ready) {
             (Some(open), _) => serve(open).await,
             (None, ready) => respond::health(ready.unwrap_or(false)),
         };
+        if let Some(tunnel) = response.body_mut().take_tunnel() {
+            line.open(tunnel, tail);
+            return Ok(Tail::without_guard(response));
+        }
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -164,7 +197,14 @@ pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Requ
 /// A response body that tells the wire when it is over.
 pub(super) struct Tail {
     reply: Reply,
-    _guard: TailGuard,
+    _guard: Option<TailGuard>,
+}
+
+impl Tail {
+    /// The body of an answer that something else outlives, which holds the guard.
+    pub(super) fn without_guard(response: Response<Reply>) -> Response<Self> {
+        response.map(|reply| Self { reply, _guard: None })
+    }
 }
 
 /// Counts an exchange with the wire from here until it is dropped.
@@ -177,7 +217,7 @@ impl TailGuard {
     }
 
     pub(super) fn guard(self, response: Response<Reply>) -> Response<Tail> {
-        response.map(|reply| Tail { reply, _guard: self })
+        response.map(|reply| Tail { reply, _guard: Some(self) })
     }
 }
 

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::farewell::Farewell;
 use super::flow::{FlowError, Overdue, Upload};
 use super::open::Open;
+use super::tunnel::Tunnel;
 use crate::decision::Ending;
 use crate::metrics;
 use crate::upstream::{Answer, Lease};
@@ -27,6 +28,8 @@ pub enum Reply {
         open: Option<Rc<Open>>,
     },
     Download(Box<Download>),
+    /// None: what follows is no HTTP any more. Its listener takes the tunnel out.
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 /// The upstream's body.
@@ -42,8 +45,8 @@ pub struct Download {
 }
 
 impl Download {
-    pub(super) fn new(open: Rc<Open>, body: Answer, lease: Lease<Upload>, farewell: Option<Farewell>) -> Self {
-        let mut download = Self { open, body, lease: Some(lease), farewell, over: false };
+    pub(super) fn new(open: Rc<Open>, body: Answer, lease: Option<Lease<Upload>>, farewell: Option<Farewell>) -> Self {
+        let mut download = Self { open, body, lease, farewell, over: false };
         download.note_boundary();
         download
     }
@@ -124,6 +127,16 @@ impl Download {
     }
 }
 
+impl Reply {
+    /// The tunnel that follows this answer, where one does.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.take().map(|tunnel| *tunnel),
+            Self::Own { .. } | Self::Download(_) => None,
+        }
+    }
+}
+
 impl Drop for Download {
     fn drop(&mut self) {
         // hyper stops asking once it has as many bytes as the response declared.
@@ -148,6 +161,7 @@ impl Body for Reply {
                 }
                 None => Poll::Ready(None),
             },
+            Self::Tunnel(_) => Poll::Ready(None),
             Self::Download(download) if download.over => Poll::Ready(None),
             Self::Download(download) => download.poll_body(cx),
         }
@@ -157,6 +171,7 @@ impl Body for Reply {
         match self {
             Self::Own { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Download(download) => download.over || download.body.is_end_stream(),
+            Self::Tunnel(_) => true,
         }
     }
 
@@ -164,6 +179,7 @@ impl Body for Reply {
         match self {
             Self::Own { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Download(download) => download.body.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::decision::Refusal;
 
 use self::authority::Authority;
 use self::path::Path;
+use super::websocket::handshake::{self, Asked};
 
 /// What a listener knows about its requests before it reads one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Request {
     pub headers: HeaderMap,
     pub version: Version,
     pub declared_length: Option<u64>,
+    /// It asks for a WebSocket; its method is GET and it names the upgrade, whichever version asks.
+    pub websocket: Option<Asked>,
     /// The client reads trailers: `te: trailers`, which is about its connection and stands in no header here.
     pub takes_trailers: bool,
     /// For the record only.
@@ -72,7 +75,8 @@ pub struct Request {
 ///
 /// The refusal for the first thing in it that has two readings, or that no listener serves.
 pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, Refusal> {
-    check_method(&head.method)?;
+    let websocket = handshake::asked(head)?;
+    let method = if websocket.is_some() { Method::GET } else { checked_method(&head.method)? };
     let target = Target::read(head, &downstream.scheme)?;
     let examined = headers::examine(&head.headers, head.version, target.bytes(), &downstream.limits)?;
     let Authority { host, port } = target.agree_with(examined.host.clone(), &downstream.scheme)?;
@@ -80,7 +84,7 @@ pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, R
         if target.path == "*" { Path { text: "*".to_owned(), segments: Vec::new() } } else { path::normalise(target.path)? };
     let query = target.query.map(query::decode).transpose()?.unwrap_or_default();
     Ok(Request {
-        method: head.method.clone(),
+        method,
         scheme: downstream.scheme.clone(),
         host,
         port: port.unwrap_or_else(|| default_port(&downstream.scheme)),
@@ -92,7 +96,14 @@ pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, R
         declared_length: examined.declared_length,
         takes_trailers: examined.takes_trailers,
         target_as_sent: target.as_sent(head),
-        headers: examined.strip(std::mem::take(&mut head.headers))?,
+        headers: {
+            let mut headers = examined.strip(std::mem::take(&mut head.headers))?;
+            if websocket.is_some() {
+                handshake::normalise(&mut headers);
+            }
+            headers
+        },
+        websocket,
     })
 }
 
@@ -182,11 +193,11 @@ impl<'a> Target<'a> {
 
 /// Methods are case-sensitive (RFC 9110 section 9.1); a lower-case one passes a rule about `DELETE` and is `DELETE` to a lenient
 /// back end.
-fn check_method(method: &Method) -> Result<(), Refusal> {
+fn checked_method(method: &Method) -> Result<Method, Refusal> {
     match *method {
         Method::CONNECT | Method::TRACE => Err(Refusal::MethodRefused),
         _ if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) => Err(Refusal::Method),
-        _ => Ok(()),
+        _ => Ok(method.clone()),
     }
 }
 

@@ -172,7 +172,7 @@ fn failed(open: &Rc<Open>, grpc: bool, error: &UpstreamError) -> Response<Reply>
         UpstreamError::ResponseTimeout => (504, Ending::UpstreamTimeout, metrics::UpstreamError::Timeout),
         UpstreamError::Reset(_) | UpstreamError::Body(_) => (502, Ending::UpstreamReset, metrics::UpstreamError::Reset),
         UpstreamError::Identity(_) => (502, Ending::UpstreamIdentity, metrics::UpstreamError::Identity),
-        UpstreamError::Invalid(_) | UpstreamError::Unsendable | UpstreamError::Switched => {
+        UpstreamError::Invalid(_) | UpstreamError::Unsendable | UpstreamError::Switched | UpstreamError::Unagreed(_) => {
             (502, Ending::UpstreamInvalid, metrics::UpstreamError::Invalid)
         }
     };

@@ -31,6 +31,8 @@ pub enum UpstreamError {
     Unsendable,
     #[error("the upstream switched to a protocol nobody asked for")]
     Switched,
+    #[error("the upstream did not agree on a WebSocket: {0}")]
+    Unagreed(String),
 }
 
 /// What a connection says of its end.
@@ -74,9 +76,13 @@ impl UpstreamError {
             Self::Connect(error) => Self::Connect(again(error)),
             Self::ConnectTimeout => Self::ConnectTimeout,
             Self::Identity(why) => Self::Identity(why.clone()),
-            Self::ResponseTimeout | Self::Reset(_) | Self::Invalid(_) | Self::Body(_) | Self::Unsendable | Self::Switched => {
-                Self::Connect(io::Error::new(io::ErrorKind::ConnectionAborted, self.to_string()))
-            }
+            Self::ResponseTimeout
+            | Self::Reset(_)
+            | Self::Invalid(_)
+            | Self::Body(_)
+            | Self::Unsendable
+            | Self::Switched
+            | Self::Unagreed(_) => Self::Connect(io::Error::new(io::ErrorKind::ConnectionAborted, self.to_string())),
         }
     }
 }

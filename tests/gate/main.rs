@@ -24,3 +24,4 @@ mod threats;
 mod upstreams;
 mod verdicts;
 mod walk;
+mod websocket;
