@@ -133,6 +133,7 @@ impl App {
             settings: Mutex::new(Published::new(settings)),
             retained: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            own: std::sync::OnceLock::new(),
             retired: Mutex::new(retire),
         });
 
@@ -142,6 +143,7 @@ impl App {
             let entrance = Entrance::new(
                 place,
                 &listener.name,
+                listener.identity,
                 rules(&config, listener)?,
                 Arc::clone(&holder),
                 &config.limits,
@@ -152,6 +154,7 @@ impl App {
         let admin = bind("the admin port", config.admin.address)?;
         let control = control::bind(&config.control)?;
         let addresses = addresses(&config, &listeners, &admin)?;
+        services.own.get_or_init(|| addresses.listeners.iter().map(|(_, own)| *own).chain([addresses.admin]).collect());
 
         let bench = Arc::new(Bench::new(workers, registry));
         let parts = Shared { services, bench, holder, status: Arc::new(StatusBoard::default()) };
@@ -244,7 +247,8 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
     let new = Config::read(file).map_err(|report: config::Report| report.to_string())?;
     let listeners = |config: &Config| {
         let fixed = |l: &crate::listener::Config| {
-            (l.name.clone(), l.address, l.trust_domains.clone(), l.max_svid_lifetime, l.minimum_tls, l.health.is_some())
+            let takes = (l.trust_domains.clone(), l.max_svid_lifetime, l.minimum_tls, l.health.is_some());
+            (l.name.clone(), l.address, l.mode, l.identity, takes)
         };
         config.listeners.iter().map(fixed).collect::<Vec<_>>()
     };

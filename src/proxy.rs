@@ -21,6 +21,7 @@ pub mod edit;
 pub mod flow;
 pub mod normalise;
 pub mod open;
+pub mod outbound;
 mod question;
 pub mod record;
 pub mod respond;
@@ -137,6 +138,10 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
 
 /// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).
 fn served_here(open: &Open, listener: &settings::Listener, request: &normalise::Request) -> Result<(), Stop> {
+    if listener.is_outbound() {
+        // The host is somebody else's, and the server name was the gate's.
+        return Ok(());
+    }
     // Asked of the host and not of the server name, which a client may leave out.
     let ours = listener.server_names.is_empty() || listener.server_names.contains(&request.host);
     let meant = open.downstream.server_name.as_ref().is_none_or(|name| *name == request.host);
@@ -156,11 +161,14 @@ async fn recorded(open: &Open) -> Result<(), Stop> {
 type Answer = (Response<hyper::body::Incoming>, crate::upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
 
 async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
-    let Admitted { request, upload, response_headers, settings, upstream } = admitted;
+    let Admitted { request, upload, response_headers, settings, upstream, addresses } = admitted;
     let target = settings.upstreams.get(upstream).ok_or(Stop::denied(Reason::Internal))?;
+    // Beside an agent it goes to an address that was judged, and to no other.
+    let pinned = addresses.map(|addresses| target.upstream.at(&request.host, request.port, &addresses));
+    let upstream = pinned.as_ref().unwrap_or(&target.upstream);
     let request = upstream_request(request, upload).ok_or(Stop::denied(Reason::Internal))?;
     let began = Instant::now();
-    let mut sending = pin!(open.worker.pool.send(&target.upstream, open.exchange(), request));
+    let mut sending = pin!(open.worker.pool.send(upstream, open.exchange(), request));
     let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
         Poll::Pending => open.flow.poll_overdue(cx).map(|_: Overdue| Err(UpstreamError::ResponseTimeout)),
         ready => ready,

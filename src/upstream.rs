@@ -66,6 +66,8 @@ fn five_minutes() -> Span {
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
+    /// Addresses that were judged; the host is then not looked up.
+    pub pinned: Option<Arc<[SocketAddr]>>,
 }
 
 /// Why an endpoint cannot be used.
@@ -93,7 +95,7 @@ impl Endpoint {
             return Err(form());
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: authority.port_u16().unwrap_or(80) })
+        Ok(Self { host, port: authority.port_u16().unwrap_or(80), pinned: None })
     }
 }
 
@@ -109,6 +111,24 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// An upstream that stands nowhere until each request says where: [`Upstream::at`].
+    pub fn anywhere(name: &str, connect: Span, response: Span, idle: Span) -> Self {
+        Self {
+            name: Arc::from(name),
+            endpoint: Endpoint { host: String::new(), port: 0, pinned: Some(Arc::new([])) },
+            environment: None,
+            connect_timeout: connect.0,
+            response_timeout: response.0,
+            idle_timeout: idle.0,
+        }
+    }
+
+    /// The same upstream at addresses that were judged.
+    #[must_use]
+    pub fn at(&self, host: &str, port: u16, addresses: &Arc<[SocketAddr]>) -> Self {
+        Self { endpoint: Endpoint { host: host.to_owned(), port, pinned: Some(Arc::clone(addresses)) }, ..self.clone() }
+    }
+
     /// # Errors
     /// When the endpoint is not one.
     pub fn new(name: &str, config: &Config) -> Result<Self, EndpointError> {
@@ -324,6 +344,9 @@ where
     }
 
     async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, UpstreamError> {
+        if let Some(pinned) = &endpoint.pinned {
+            return Ok(pinned.to_vec());
+        }
         if let Ok(address) = endpoint.host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, endpoint.port)]);
         }

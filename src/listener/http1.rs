@@ -20,9 +20,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_rustls::server::TlsStream;
 
 use super::line::{Close, Line};
+use super::stream::Stream;
 use super::{Entrance, LAST_WORDS_WITHIN};
 use crate::audit::{Line as RecordLine, Record, readable_target};
 use crate::decision::{Protocol, Refusal};
@@ -32,7 +32,6 @@ use crate::proxy::flow::FlowError;
 use crate::proxy::open::Open;
 use crate::proxy::worker::Worker;
 use crate::proxy::{record, respond, serve};
-use crate::socket::Socket;
 use crate::wire::{self, Monitor, Rejection, Wire};
 
 /// hyper never reads with a smaller buffer.
@@ -48,15 +47,9 @@ enum End {
 }
 
 /// Carries the connection to its end.
-pub(super) async fn carry(
-    worker: Rc<Worker>,
-    entrance: Arc<Entrance>,
-    downstream: Rc<Downstream>,
-    line: Rc<Line>,
-    tls: TlsStream<Socket>,
-) {
+pub(super) async fn carry(worker: Rc<Worker>, entrance: Arc<Entrance>, downstream: Rc<Downstream>, line: Rc<Line>, stream: Stream) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http1(tls, wire_limits(limits));
+    let (wire, monitor) = Wire::http1(stream, wire_limits(limits));
     line.watch(monitor.clone());
     let service = service_fn({
         let (worker, downstream, line, monitor) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), monitor.clone());
@@ -156,8 +149,11 @@ fn answer(
 /// Whether a load balancer asks for health here, and the answer. Not an exchange: nothing is forwarded, judged or recorded.
 pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Request<B>) -> Option<bool> {
     let settings = worker.settings();
-    let path = settings.listener(downstream.listener)?.health.as_deref()?;
-    (request.uri().path() == path && matches!(*request.method(), http::Method::GET | http::Method::HEAD))
+    let listener = settings.listener(downstream.listener)?;
+    let path = listener.health.as_deref()?;
+    // Beside an agent a path of somebody else's must not be taken for ours.
+    let ours = !listener.is_outbound() || request.uri().authority().is_none();
+    (ours && request.uri().path() == path && matches!(*request.method(), http::Method::GET | http::Method::HEAD))
         .then(|| worker.services.ready.load(std::sync::atomic::Ordering::Relaxed))
 }
 
@@ -209,13 +205,7 @@ pub(super) fn head_timeout(monitor: &Monitor) -> Rejection {
 }
 
 /// Answers and records a head that hyper never saw.
-async fn reject(
-    worker: &Worker,
-    entrance: &Entrance,
-    downstream: &Downstream,
-    wire: Wire<TlsStream<Socket>>,
-    rejection: Rejection,
-) {
+async fn reject(worker: &Worker, entrance: &Entrance, downstream: &Downstream, wire: Wire<Stream>, rejection: Rejection) {
     let id = uuid::Uuid::new_v4().to_string();
     record_rejection(worker, entrance, downstream, &id, &rejection, Protocol::Http1).await;
     let mut tls = wire.into_inner();
@@ -231,7 +221,7 @@ async fn reject(
 
 /// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer
 /// (RFC 9112 section 9.6).
-async fn throw_away(tls: &mut TlsStream<Socket>) -> std::io::Result<()> {
+async fn throw_away(tls: &mut Stream) -> std::io::Result<()> {
     let mut thrown = [0; 4096];
     let mut left: usize = 256 * 1024;
     while left > 0 {

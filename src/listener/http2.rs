@@ -19,18 +19,17 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
-use tokio_rustls::server::TlsStream;
 
 use super::Entrance;
 use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection, wire_limits};
 use super::line::{Close, Line};
+use super::stream::Stream;
 use crate::decision::{Protocol, Refusal};
 use crate::proxy::downstream::Downstream;
 use crate::proxy::flow::Flow;
 use crate::proxy::open::Open;
 use crate::proxy::worker::Worker;
 use crate::proxy::{respond, serve};
-use crate::socket::Socket;
 use crate::wire::{Rejection, Wire};
 
 /// What h2 may queue for a stream that its client does not read: as much may still leave after a kill whose worker is busy.
@@ -45,15 +44,9 @@ const LOCAL_RESETS: usize = 128;
 const HEADER_LIST_FACTOR: usize = 2;
 
 /// Carries the connection to its end.
-pub(super) async fn carry(
-    worker: Rc<Worker>,
-    entrance: Arc<Entrance>,
-    downstream: Rc<Downstream>,
-    line: Rc<Line>,
-    tls: TlsStream<Socket>,
-) {
+pub(super) async fn carry(worker: Rc<Worker>, entrance: Arc<Entrance>, downstream: Rc<Downstream>, line: Rc<Line>, stream: Stream) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http2(tls, wire_limits(limits));
+    let (wire, monitor) = Wire::http2(stream, wire_limits(limits));
     line.watch(monitor.clone());
     let handed = Handed::default();
     let service = service_fn({

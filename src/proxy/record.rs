@@ -75,7 +75,8 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         session: peer.map(|_| downstream.caller.session.as_str()),
         peer: peer.map(|peer| &*peer.name),
         owner: settings.zip(peer).and_then(|(settings, peer)| workload(&settings.workloads, &peer.spiffe_id)).map(|w| w.owner),
-        action: request.map(|request| Action::http(request.method.as_str()).name),
+        action: request
+            .map(|request| if request.is_tunnel() { Action::tunnel() } else { Action::http(request.method.as_str()) }.name),
         resource,
         route: route.map(|route| route.name.as_str()),
         listener: listener.map(|listener| listener.name.as_str()),

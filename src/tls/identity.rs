@@ -19,6 +19,7 @@ use rustls::sign::CertifiedKey;
 use super::Config;
 use super::load;
 use super::refusal::PeerError;
+use super::svid::Peer;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// Our SVID and the bundles peers are checked against, at one moment.
@@ -116,6 +117,11 @@ impl Identity {
     /// The trust domains whose SVIDs can be checked.
     pub fn trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.bundles.0.keys()
+    }
+
+    /// Ourselves as a peer, for callers who stand behind our own identity; `None` once our SVID has expired.
+    pub fn as_peer(&self, now: UnixTime) -> Option<Peer> {
+        Peer::read(self.certificates()).ok().filter(|_| now.as_secs() <= self.not_after)
     }
 
     /// What is unwise about the files, for whoever logs.
