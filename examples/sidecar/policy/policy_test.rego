@@ -10,8 +10,8 @@ tunnel(host, port) := {
 
 plain(method, private) := {
 	"action": {"protocol": "http", "name": method},
-	"request": {"method": method, "host": "api.localhost", "port": 8080, "path": "/v1"},
-	"destination": {"host": "api.localhost", "port": 8080, "addresses": ["127.0.0.1"], "private": private},
+	"request": {"method": method, "host": "localhost", "port": 8080, "path": "/v1"},
+	"destination": {"host": "localhost", "port": 8080, "addresses": ["127.0.0.1"], "private": private},
 }
 
 test_the_api_may_be_tunnelled_to if portcullis.decision.allowed with input as tunnel("api.example.com", 443)
