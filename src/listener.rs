@@ -4,6 +4,7 @@
 //! a peer that may not come in, a head that has two readings. What must stay true: nobody is served who was not proven (except a
 //! load balancer that asks for health), and a connection looks at the cut of what it carries before it moves a byte.
 
+mod channel;
 mod http1;
 mod http2;
 mod line;
@@ -40,9 +41,9 @@ use crate::socket::{Gate, Socket};
 use crate::tls::{self, Holder, ListenerRules, MinimumVersion};
 use crate::units::{Size, Span};
 
+use channel::Channel;
 pub use line::Lines;
 use line::{Close, Line};
-use stream::Stream;
 
 /// One of `listeners`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -305,7 +306,7 @@ pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
             Ok(stream) => stream,
             Err(error) => return refuse(HandshakeError::of_code(tls::reason(&error))),
         },
-        None => Stream::Plain(socket),
+        None => Channel::Plain(socket),
     };
     let proven = match stream.tls().map(|tls| tls::peer(tls)) {
         Some(Ok(proven)) => proven,
@@ -341,11 +342,11 @@ pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
     }
 }
 
-async fn handshake(worker: &Worker, entrance: &Entrance, acceptor: &TlsAcceptor, socket: Socket) -> std::io::Result<Stream> {
+async fn handshake(worker: &Worker, entrance: &Entrance, acceptor: &TlsAcceptor, socket: Socket) -> std::io::Result<Channel> {
     let within = async {
         let _turn = entrance.house.handshakes.acquire().await;
         let _open = Open::new(&worker.services.metrics.handshakes_open);
-        acceptor.accept(socket).await.map(|tls| Stream::Tls(Box::new(tls)))
+        acceptor.accept(socket).await.map(|tls| Channel::Tls(Box::new(tls)))
     };
     let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     tokio::time::timeout(entrance.limits.header_timeout.0, within).await.map_err(|_| late())?
@@ -362,7 +363,7 @@ fn register(worker: &Worker, downstream: &Downstream) -> Registered {
 fn downstream(
     worker: &Worker,
     entrance: &Entrance,
-    stream: &Stream,
+    stream: &Channel,
     proven: Option<&tls::Peer>,
     (remote, local): (SocketAddr, SocketAddr),
 ) -> Option<Rc<Downstream>> {

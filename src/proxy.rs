@@ -27,7 +27,9 @@ pub mod record;
 pub mod respond;
 pub mod route;
 pub mod settings;
+pub mod tunnel;
 pub mod watched;
+pub mod websocket;
 pub mod worker;
 
 use std::future::{Future, poll_fn};

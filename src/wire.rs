@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::frames::Frames;
@@ -118,6 +119,15 @@ impl<IO> Wire<IO> {
     /// The connection below; on HTTP/2 shut down or flush first, or gathered bytes are lost.
     pub fn into_inner(self) -> IO {
         self.io
+    }
+
+    /// The connection below, and what of an HTTP/1.1 peer's was read and not given to hyper, when what follows is no HTTP any more.
+    pub fn into_upgraded(self) -> (IO, Bytes) {
+        let held = match self.protocol {
+            Protocol::Http1 { held, .. } => held.into_rest(),
+            Protocol::Http2 { .. } => Bytes::new(),
+        };
+        (self.io, held)
     }
 
     pub const fn io(&self) -> &IO {

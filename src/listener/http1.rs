@@ -5,14 +5,14 @@
 
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -21,8 +21,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::channel::Channel;
 use super::line::{Close, Line};
-use super::stream::Stream;
 use super::{Entrance, LAST_WORDS_WITHIN};
 use crate::audit::{Line as RecordLine, Record, readable_target};
 use crate::decision::{Protocol, Refusal};
@@ -30,6 +30,7 @@ use crate::proxy::download::Reply;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::flow::FlowError;
 use crate::proxy::open::Open;
+use crate::proxy::tunnel::Tunnel;
 use crate::proxy::worker::Worker;
 use crate::proxy::{record, respond, serve};
 use crate::wire::{self, Monitor, Rejection, Wire};
@@ -47,9 +48,15 @@ enum End {
 }
 
 /// Carries the connection to its end.
-pub(super) async fn carry(worker: Rc<Worker>, entrance: Arc<Entrance>, downstream: Rc<Downstream>, line: Rc<Line>, stream: Stream) {
+pub(super) async fn carry(
+    worker: Rc<Worker>,
+    entrance: Arc<Entrance>,
+    downstream: Rc<Downstream>,
+    line: Rc<Line>,
+    channel: Channel,
+) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http1(stream, wire_limits(limits));
+    let (wire, monitor) = Wire::http1(channel, wire_limits(limits));
     line.watch(monitor.clone());
     let service = service_fn({
         let (worker, downstream, line, monitor) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), monitor.clone());
@@ -92,17 +99,23 @@ pub(super) async fn carry(worker: Rc<Worker>, entrance: Arc<Entrance>, downstrea
         monitor.poll_rejected(cx).map(End::Rejected)
     })
     .await;
-    match end {
-        End::Rejected(rejection) => {
+    match (end, line.take_tunnel()) {
+        (End::Done, Some((tunnel, _tail))) => {
+            let parts = connection.into_parts();
+            let (tls, held) = parts.io.into_inner().into_upgraded();
+            // `wire` lets hyper have nothing behind the head that asked for it.
+            carry_tunnel(&line, tunnel, tls, [parts.read_buf, held].concat().into()).await;
+        }
+        (End::Rejected(rejection), _) => {
             let wire = connection.into_parts().io.into_inner();
             reject(&worker, &entrance, &downstream, wire, rejection).await;
         }
         // Answered before the request's body had come; what was cut goes down at once.
-        End::Done if monitor.in_body() && !line.is_shut() && line.order() != Close::Now => {
+        (End::Done, _) if (monitor.in_body() || line.left_http()) && !line.is_shut() && line.order() != Close::Now => {
             let mut tls = connection.into_parts().io.into_inner().into_inner();
             let _ = tokio::time::timeout(LAST_WORDS_WITHIN, throw_away(&mut tls)).await;
         }
-        End::Done | End::Cut => {
+        (End::Done | End::Cut, _) => {
             drop(connection);
             // A head behind an exchange that took the connection with it was refused all the same.
             if let Some(rejection) = monitor.take_rejection() {
@@ -111,6 +124,19 @@ pub(super) async fn carry(worker: Rc<Worker>, entrance: Arc<Entrance>, downstrea
             }
         }
     }
+}
+
+/// Carries what follows on a connection that has left HTTP; cut and orders come first as before.
+async fn carry_tunnel(line: &Line, tunnel: Tunnel, tls: Channel, early: Bytes) {
+    let flow = Rc::clone(tunnel.flow());
+    let mut carried = pin!(tunnel.carry(tls, early));
+    poll_fn(|cx| {
+        if line.poll_order(cx) == Close::Now || flow.poll_hard_cut(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        carried.as_mut().poll(cx)
+    })
+    .await;
 }
 
 pub(super) fn wire_limits(limits: &super::Limits) -> wire::Limits {
@@ -126,7 +152,10 @@ fn answer(
     monitor: &Monitor,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
-    let close = line.order() == Close::AfterOne;
+    // Whatever follows a request to leave HTTP is no request: `wire` lets none through, so the connection ends with a refusal.
+    let leaves = request.headers().contains_key(UPGRADE);
+    line.set_left_http(leaves);
+    let close = leaves || line.order() == Close::AfterOne;
     let tail = TailGuard::opened(monitor.clone());
     let ready = health(worker, downstream, &request);
     let open = ready.is_none().then(|| {
@@ -134,11 +163,16 @@ fn answer(
         line.carry(Rc::clone(&open.flow));
         open
     });
+    let line = Rc::clone(line);
     async move {
         let mut response = match (open, ready) {
             (Some(open), _) => serve(open).await,
             (None, ready) => respond::health(ready.unwrap_or(false)),
         };
+        if let Some(tunnel) = response.body_mut().take_tunnel() {
+            line.open(tunnel, tail);
+            return Ok(Tail::without_guard(response));
+        }
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -160,7 +194,14 @@ pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Requ
 /// A response body that tells the wire when it is over.
 pub(super) struct Tail {
     reply: Reply,
-    _guard: TailGuard,
+    _guard: Option<TailGuard>,
+}
+
+impl Tail {
+    /// The body of an answer that something else outlives, which holds the guard.
+    pub(super) fn without_guard(response: Response<Reply>) -> Response<Self> {
+        response.map(|reply| Self { reply, _guard: None })
+    }
 }
 
 /// Counts an exchange with the wire from here until it is dropped.
@@ -173,7 +214,7 @@ impl TailGuard {
     }
 
     pub(super) fn guard(self, response: Response<Reply>) -> Response<Tail> {
-        response.map(|reply| Tail { reply, _guard: self })
+        response.map(|reply| Tail { reply, _guard: Some(self) })
     }
 }
 
@@ -205,7 +246,7 @@ pub(super) fn head_timeout(monitor: &Monitor) -> Rejection {
 }
 
 /// Answers and records a head that hyper never saw.
-async fn reject(worker: &Worker, entrance: &Entrance, downstream: &Downstream, wire: Wire<Stream>, rejection: Rejection) {
+async fn reject(worker: &Worker, entrance: &Entrance, downstream: &Downstream, wire: Wire<Channel>, rejection: Rejection) {
     let id = uuid::Uuid::new_v4().to_string();
     record_rejection(worker, entrance, downstream, &id, &rejection, Protocol::Http1).await;
     let mut tls = wire.into_inner();
@@ -221,7 +262,7 @@ async fn reject(worker: &Worker, entrance: &Entrance, downstream: &Downstream, w
 
 /// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer
 /// (RFC 9112 section 9.6).
-async fn throw_away(tls: &mut Stream) -> std::io::Result<()> {
+async fn throw_away(tls: &mut Channel) -> std::io::Result<()> {
     let mut thrown = [0; 4096];
     let mut left: usize = 256 * 1024;
     while left > 0 {

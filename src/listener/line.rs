@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::http1::TailGuard;
 use super::{LAST_WORDS_WITHIN, Limits, unix_now};
 use crate::exchange::{Registered, Side};
 use crate::proxy::downstream::Downstream;
 use crate::proxy::flow::Flow;
+use crate::proxy::tunnel::Tunnel;
 use crate::tls::{self, Holder, ListenerRules};
 use crate::wire::Monitor;
 
@@ -36,6 +38,10 @@ pub(super) struct Line {
     task: RefCell<Option<Waker>>,
     /// The exchange an HTTP/1.1 connection carries, or carried last.
     current: RefCell<Option<Rc<Flow>>>,
+    /// What an HTTP/1.1 connection carries once hyper is done with it.
+    tunnel: RefCell<Option<(Tunnel, TailGuard)>>,
+    /// Its last request asked to leave HTTP.
+    left_http: Cell<bool>,
     monitor: RefCell<Option<Monitor>>,
     holder: Arc<Holder>,
     rules: ListenerRules,
@@ -57,6 +63,8 @@ impl Line {
             ordered: Cell::new(None),
             task: RefCell::new(None),
             current: RefCell::new(None),
+            tunnel: RefCell::new(None),
+            left_http: Cell::new(false),
             monitor: RefCell::new(None),
             holder,
             rules,
@@ -76,6 +84,24 @@ impl Line {
     /// The exchange whose bytes the connection carries from now on.
     pub(super) fn carry(&self, flow: Rc<Flow>) {
         self.current.replace(Some(flow));
+    }
+
+    /// Lets a tunnel follow the answer.
+    pub(super) fn open(&self, tunnel: Tunnel, tail: TailGuard) {
+        self.tunnel.replace(Some((tunnel, tail)));
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<(Tunnel, TailGuard)> {
+        self.tunnel.take()
+    }
+
+    pub(super) fn set_left_http(&self, left: bool) {
+        self.left_http.set(left);
+    }
+
+    /// Whether bytes may lie on the connection that nobody will ever read as HTTP.
+    pub(super) fn left_http(&self) -> bool {
+        self.left_http.get()
     }
 
     pub(super) fn current(&self) -> Option<Rc<Flow>> {

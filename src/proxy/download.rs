@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use super::flow::{FlowError, Overdue, Upload};
 use super::open::Open;
+use super::tunnel::Tunnel;
 use crate::decision::Ending;
 use crate::metrics;
 use crate::upstream::Lease;
@@ -30,6 +31,8 @@ pub enum Reply {
         open: Option<Rc<Open>>,
     },
     Download(Box<Download>),
+    /// None: what follows is no HTTP any more. Its listener takes the tunnel out.
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 /// The upstream's body.
@@ -143,6 +146,16 @@ impl Download {
     }
 }
 
+impl Reply {
+    /// The tunnel that follows this answer, where one does.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.take().map(|tunnel| *tunnel),
+            Self::Own { .. } | Self::Download(_) => None,
+        }
+    }
+}
+
 impl Drop for Download {
     fn drop(&mut self) {
         // hyper stops asking once it has as many bytes as the response declared.
@@ -167,6 +180,7 @@ impl Body for Reply {
                 }
                 None => Poll::Ready(None),
             },
+            Self::Tunnel(_) => Poll::Ready(None),
             Self::Download(download) if download.over => Poll::Ready(None),
             Self::Download(download) => download.poll_body(cx),
         }
@@ -176,6 +190,7 @@ impl Body for Reply {
         match self {
             Self::Own { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Download(download) => download.over || download.body.is_end_stream(),
+            Self::Tunnel(_) => true,
         }
     }
 
@@ -183,6 +198,7 @@ impl Body for Reply {
         match self {
             Self::Own { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Download(download) => download.body.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -253,6 +253,11 @@ impl Flow {
         }
     }
 
+    /// Counts bytes from the client that are no request body.
+    pub fn count_in(&self, bytes: usize) {
+        self.count(&self.bytes_in, bytes);
+    }
+
     /// Counts bytes toward the client.
     pub fn count_out(&self, bytes: usize) {
         self.count(&self.bytes_out, bytes);

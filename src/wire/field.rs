@@ -187,9 +187,11 @@ impl Facts {
         })
     }
 
-    /// Whether no further request may follow on this connection (RFC 9112 section 9.3).
+    /// Whether no further request may follow on this connection (RFC 9112 section 9.3). What comes behind a request to leave HTTP
+    /// belongs to whatever it asks for, or to nobody: read as a request it would be one that was smuggled.
     pub(super) const fn last(&self) -> bool {
-        self.close || (self.old && !self.keep_alive)
+        let leaves = self.seen & (1 << Known::Upgrade as u32) != 0;
+        self.close || leaves || (self.old && !self.keep_alive)
     }
 }
 

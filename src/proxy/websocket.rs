@@ -1,0 +1,3 @@
+//! WebSockets: see [`frame`] for what is followed of them once they are open.
+
+pub mod frame;
