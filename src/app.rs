@@ -140,15 +140,8 @@ impl App {
         let house = Arc::new(House::new(&config.limits));
         let mut listeners = Vec::new();
         for (place, listener) in config.listeners.iter().enumerate() {
-            let entrance = Entrance::new(
-                place,
-                &listener.name,
-                listener.identity,
-                rules(&config, listener)?,
-                Arc::clone(&holder),
-                &config.limits,
-                Arc::clone(&house),
-            )?;
+            let entrance =
+                Entrance::new(place, listener, rules(&config, listener)?, Arc::clone(&holder), &config.limits, Arc::clone(&house))?;
             listeners.push((bind("listener", listener.address)?, Arc::new(entrance)));
         }
         let admin = bind("the admin port", config.admin.address)?;

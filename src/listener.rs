@@ -40,6 +40,7 @@ use crate::session;
 use crate::socket::{Gate, Socket};
 use crate::tls::{self, Holder, ListenerRules, MinimumVersion};
 use crate::units::{Size, Span};
+use crate::wire;
 
 use channel::Channel;
 pub use line::Lines;
@@ -169,6 +170,7 @@ pub struct Entrance {
     pub rules: ListenerRules,
     /// `None` where our own identity stands for whoever connects.
     acceptor: Option<TlsAcceptor>,
+    mode: Mode,
     holder: Arc<Holder>,
     limits: Limits,
     house: Arc<House>,
@@ -269,18 +271,26 @@ impl Entrance {
     /// When rustls refuses the combination of versions and suites, which is a fault of ours.
     pub fn new(
         place: usize,
-        name: &str,
-        identity: IdentityFrom,
+        config: &Config,
         rules: ListenerRules,
         holder: Arc<Holder>,
         limits: &Limits,
         house: Arc<House>,
     ) -> Result<Self, rustls::Error> {
-        let acceptor = match identity {
+        let acceptor = match config.identity {
             IdentityFrom::Peer => Some(TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&holder), rules.clone())?))),
             IdentityFrom::Own => None,
         };
-        Ok(Self { place, name: name.to_owned(), rules, acceptor, holder, limits: limits.clone(), house })
+        Ok(Self { place, name: config.name.clone(), rules, acceptor, mode: config.mode, holder, limits: limits.clone(), house })
+    }
+
+    fn wire_limits(&self) -> wire::Limits {
+        wire::Limits {
+            header_bytes: self.limits.header_bytes.bytes(),
+            headers: self.limits.headers,
+            connect: self.mode == Mode::Forward,
+            ..wire::Limits::default()
+        }
     }
 
     /// Room for one more connection.

@@ -14,6 +14,7 @@
 
 mod admit;
 pub mod again;
+mod connect;
 mod counted;
 pub mod download;
 pub mod downstream;
@@ -133,6 +134,9 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     recorded(open).await?;
 
     // After an allow: the upstream, and what comes back.
+    if admitted.request.is_tunnel() {
+        return connect::connect(open, admitted).await;
+    }
     let last_event = listener.sse_last_event;
     let (answer, lease, added) = send(open, admitted).await?;
     Ok(answer_with(open, answer, lease, added, last_event))

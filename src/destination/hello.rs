@@ -23,8 +23,10 @@ pub struct Hello {
 pub enum Seen {
     /// More must come before anybody can say.
     Partial,
-    /// Something else than TLS, or TLS that nobody could read.
+    /// Something else than TLS.
     Other,
+    /// What begins like TLS and cannot be read as such; a server might all the same.
+    Unreadable,
     /// A TLS handshake; the name is in lower case and absent where the client names none.
     Tls(Option<String>),
 }
@@ -39,15 +41,15 @@ impl Hello {
         while !bytes.is_empty() {
             // Reading from a slice fails only when rustls will hold no more of it.
             if self.acceptor.read_tls(&mut bytes).is_err() {
-                return Seen::Other;
+                return Seen::Unreadable;
             }
             match self.acceptor.accept() {
                 Ok(None) => {}
                 Ok(Some(accepted)) => return Seen::Tls(accepted.client_hello().server_name().map(str::to_ascii_lowercase)),
-                Err(_) => return Seen::Other,
+                Err(_) => return Seen::Unreadable,
             }
         }
-        if self.read > LONGEST { Seen::Other } else { Seen::Partial }
+        if self.read > LONGEST { Seen::Unreadable } else { Seen::Partial }
     }
 }
 
@@ -102,10 +104,10 @@ mod tests {
         assert_eq!(Hello::default().read(b"SSH-2.0-x\r\n"), Seen::Other);
         assert_eq!(Hello::default().read(b"GET / HTTP/1.1\r\n"), Seen::Other);
         assert_eq!(Hello::default().read(b""), Seen::Partial);
-        assert_eq!(read_in(&[22, 3, 1, 0, 4, 99, 0, 0, 0], 9), Seen::Other, "another handshake message");
-        assert_eq!(read_in(&[22, 3, 1, 0, 0], 5), Seen::Other, "an empty record");
+        assert_eq!(read_in(&[22, 3, 1, 0, 4, 99, 0, 0, 0], 9), Seen::Unreadable, "another handshake message");
+        assert_eq!(read_in(&[22, 3, 1, 0, 0], 5), Seen::Unreadable, "an empty record");
         // A hello that never ends.
         let endless = [&[22, 3, 1, 0x3f, 0xff, 1, 0xff, 0xff, 0xff][..], &[0; 40_000]].concat();
-        assert_eq!(read_in(&endless, 1000), Seen::Other);
+        assert_eq!(read_in(&endless, 1000), Seen::Unreadable);
     }
 }

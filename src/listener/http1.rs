@@ -33,7 +33,7 @@ use crate::proxy::open::Open;
 use crate::proxy::tunnel::Tunnel;
 use crate::proxy::worker::Worker;
 use crate::proxy::{record, respond, serve};
-use crate::wire::{self, Monitor, Rejection, Wire};
+use crate::wire::{Monitor, Rejection, Wire};
 
 /// hyper never reads with a smaller buffer.
 const SMALLEST_BUFFER: usize = 8192;
@@ -56,7 +56,7 @@ pub(super) async fn carry(
     channel: Channel,
 ) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http1(channel, wire_limits(limits));
+    let (wire, monitor) = Wire::http1(channel, entrance.wire_limits());
     line.watch(monitor.clone());
     let service = service_fn({
         let (worker, downstream, line, monitor) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), monitor.clone());
@@ -139,10 +139,6 @@ async fn carry_tunnel(line: &Line, tunnel: Tunnel, tls: Channel, early: Bytes) {
     .await;
 }
 
-pub(super) fn wire_limits(limits: &super::Limits) -> wire::Limits {
-    wire::Limits { header_bytes: limits.header_bytes.bytes(), headers: limits.headers, ..wire::Limits::default() }
-}
-
 /// hyper's call for one request. The exchange is opened here, not in the future this returns, which nobody may have polled when a
 /// kill comes.
 fn answer(
@@ -153,7 +149,7 @@ fn answer(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
     // Whatever follows a request to leave HTTP is no request: `wire` lets none through, so the connection ends with a refusal.
-    let leaves = request.headers().contains_key(UPGRADE);
+    let leaves = request.headers().contains_key(UPGRADE) || request.method() == http::Method::CONNECT;
     line.set_left_http(leaves);
     let close = leaves || line.order() == Close::AfterOne;
     let tail = TailGuard::opened(monitor.clone());

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::Entrance;
 use super::channel::Channel;
-use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection, wire_limits};
+use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection};
 use super::line::{Close, Line};
 use super::stream::{Stream, Streams};
 use crate::decision::{Protocol, Refusal};
@@ -50,7 +50,7 @@ pub(super) async fn carry(
     channel: Channel,
 ) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http2(channel, wire_limits(limits));
+    let (wire, monitor) = Wire::http2(channel, entrance.wire_limits());
     line.watch(monitor.clone());
     let streams = Streams::default();
     let service = service_fn({

@@ -17,7 +17,7 @@ use super::framing::{Fault, Follower};
 use super::{BodyRefused, Limits, Monitor, Wire};
 use crate::decision::Refusal;
 
-const LIMITS: Limits = Limits { header_bytes: 600, headers: 8, target_bytes: 100, control_frames: 20, resets: 5 };
+const LIMITS: Limits = Limits { header_bytes: 600, headers: 8, target_bytes: 100, control_frames: 20, resets: 5, connect: false };
 
 /// Feeds `pieces` one after the other and returns what went on, and the fault.
 fn follow(pieces: &[&[u8]]) -> (Vec<u8>, Option<Fault>) {
