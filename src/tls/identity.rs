@@ -119,9 +119,10 @@ impl Identity {
         self.bundles.0.keys()
     }
 
-    /// Ourselves as a peer, for callers who stand behind our own identity; `None` once our SVID has expired.
+    /// Ourselves as a peer, for callers who stand behind our own identity; `None` from the second our SVID ends in, when whoever was
+    /// admitted by it is let go.
     pub fn as_peer(&self, now: UnixTime) -> Option<Peer> {
-        Peer::read(self.certificates()).ok().filter(|_| now.as_secs() <= self.not_after)
+        Peer::read(self.certificates()).ok().filter(|_| now.as_secs() < self.not_after)
     }
 
     /// What is unwise about the files, for whoever logs.

@@ -160,7 +160,7 @@ async fn the_sidecar_example_lets_an_agent_reach_its_api_and_nothing_else() {
     }
     for url in ["https://8.8.8.8/", "https://169.254.169.254/", &format!("https://localhost:{}/", gate.admin.port())] {
         let told = curl(&gate, url);
-        assert!(told.ends_with(" 000 403"), "{url}: {told}");
+        assert!(told.contains(" 000 403"), "{url}: {told}");
     }
     assert_eq!(backend.seen().len(), 1);
     let decisions = gate.decisions();
