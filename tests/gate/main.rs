@@ -11,6 +11,7 @@
 
 mod cuts;
 mod deny;
+mod examples;
 mod forward;
 mod harness;
 mod life;
