@@ -130,7 +130,7 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     let (id, limit) = (&open.downstream.caller.session, settings.exchanges_per_identity);
     let session = sessions.enter(id, &peer.name, open.began, limit, recent).map_err(|_| Refusal::TooMany)?;
     open.joined_session();
-    let admitted = admit::admit(open, request, &session).await?;
+    let mut admitted = admit::admit(open, request, &session).await?;
     recorded(open).await?;
 
     // After an allow: the upstream, and what comes back.
@@ -138,8 +138,11 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
         return connect::connect(open, admitted).await;
     }
     let last_event = listener.sse_last_event;
+    if let Some(asked) = admitted.request.websocket.take() {
+        return websocket::answer(open, admitted, &asked, last_event).await;
+    }
     let (answer, lease, added) = send(open, admitted).await?;
-    Ok(answer_with(open, answer, lease, added, last_event))
+    Ok(answer_with(open, answer, Some(lease), added, last_event))
 }
 
 /// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).
@@ -167,10 +170,9 @@ async fn recorded(open: &Open) -> Result<(), Stop> {
 type Answer = (Response<hyper::body::Incoming>, crate::upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
 
 async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
-    let Admitted { request, upload, response_headers, settings, upstream, addresses } = admitted;
+    let pinned = admitted.pinned();
+    let Admitted { request, upload, response_headers, settings, upstream, .. } = admitted;
     let target = settings.upstreams.get(upstream).ok_or(Stop::denied(Reason::Internal))?;
-    // Beside an agent it goes to an address that was judged, and to no other.
-    let pinned = addresses.map(|addresses| target.upstream.at(&request.host, request.port, &addresses));
     let upstream = pinned.as_ref().unwrap_or(&target.upstream);
     let request = upstream_request(request, upload).ok_or(Stop::denied(Reason::Internal))?;
     let began = Instant::now();
@@ -198,7 +200,7 @@ fn upstream_request(request: normalise::Request, upload: flow::Upload) -> Option
 fn answer_with(
     open: &Rc<Open>,
     answer: Response<hyper::body::Incoming>,
-    lease: crate::upstream::Lease<flow::Upload>,
+    lease: Option<crate::upstream::Lease<flow::Upload>>,
     added: Vec<(HeaderName, HeaderValue)>,
     last_event: bool,
 ) -> Response<Reply> {

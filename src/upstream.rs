@@ -4,6 +4,8 @@
 //! read. While lent, a connection watches the exchange's cut: it is dropped with a reset and writes nothing from then on, so the
 //! upstream learns that its client is gone. Nothing is sent twice: only a request of which no byte left is tried on a new connection.
 
+mod switch;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -29,6 +31,8 @@ use tokio::time::timeout;
 use crate::exchange::{Exchange, Side};
 use crate::socket::{Gate, Socket};
 use crate::units::Span;
+
+pub use switch::Switch;
 
 /// One of `upstreams`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -162,6 +166,8 @@ pub enum UpstreamError {
     Body(#[source] hyper::Error),
     #[error("the upstream switched to a protocol nobody asked for")]
     Switched,
+    #[error("the upstream did not agree on a WebSocket: {0}")]
+    Unagreed(String),
 }
 
 impl UpstreamError {
@@ -321,6 +327,19 @@ where
     }
 
     async fn connect(&self, upstream: &Upstream) -> Result<Lease<B>, UpstreamError> {
+        let lent = Lent::default();
+        let gate = Gate::new({
+            let lent = lent.clone();
+            move || lent.is_cut()
+        });
+        let io = TokioIo::new(self.connect_raw(upstream, gate).await?);
+        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(UpstreamError::from_hyper)?;
+        let driver = tokio::task::spawn_local(drive(connection, lent.clone())).abort_handle();
+        Ok(Lease { sender, lent, endpoint: upstream.endpoint.clone(), driver })
+    }
+
+    /// A connection that nothing was sent on.
+    async fn connect_raw(&self, upstream: &Upstream, gate: Gate) -> Result<Socket, UpstreamError> {
         let stream = timeout(upstream.connect_timeout, async {
             let mut last = None;
             for address in self.resolve(&upstream.endpoint).await? {
@@ -331,16 +350,7 @@ where
             }
             Err(UpstreamError::Connect(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
         });
-        let stream = stream.await.map_err(|_| UpstreamError::ConnectTimeout)??;
-        let lent = Lent::default();
-        let gate = Gate::new({
-            let lent = lent.clone();
-            move || lent.is_cut()
-        });
-        let io = TokioIo::new(Socket::new(stream, gate));
-        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(UpstreamError::from_hyper)?;
-        let driver = tokio::task::spawn_local(drive(connection, lent.clone())).abort_handle();
-        Ok(Lease { sender, lent, endpoint: upstream.endpoint.clone(), driver })
+        Ok(Socket::new(stream.await.map_err(|_| UpstreamError::ConnectTimeout)??, gate))
     }
 
     async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, UpstreamError> {

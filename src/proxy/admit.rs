@@ -31,6 +31,7 @@ use crate::judge::facts::Plan;
 use crate::policy::Footprint;
 use crate::session::View;
 use crate::units::Span;
+use crate::upstream::Upstream;
 use crate::verdict::{Edits, Verdict};
 
 /// How often a request is judged again because the generation moved under it.
@@ -50,6 +51,14 @@ pub(super) struct Admitted {
     pub(super) upstream: usize,
     /// Beside an agent: the addresses that were judged.
     pub(super) addresses: Option<Arc<[SocketAddr]>>,
+}
+
+impl Admitted {
+    /// Beside an agent: its upstream at the addresses that were judged. Whoever forwards goes there; the entry's own stands nowhere.
+    pub(super) fn pinned(&self) -> Option<Upstream> {
+        let (addresses, target) = (self.addresses.as_ref()?, self.settings.upstreams.get(self.upstream)?);
+        Some(target.upstream.at(&self.request.host, self.request.port, addresses))
+    }
 }
 
 /// One try's answer.

@@ -67,10 +67,10 @@ impl EventBoundary {
 }
 
 impl Download {
-    pub fn new(open: Rc<Open>, body: Incoming, lease: Lease<Upload>, last_event: bool) -> Self {
+    pub fn new(open: Rc<Open>, body: Incoming, lease: Option<Lease<Upload>>, last_event: bool) -> Self {
         // Before the first event is between events as well.
         let events = last_event.then_some(EventBoundary { tail: *b"\n\n" });
-        let mut download = Self { open, body, lease: Some(lease), events, over: false };
+        let mut download = Self { open, body, lease, events, over: false };
         download.note_boundary();
         download
     }

@@ -22,6 +22,7 @@ use crate::decision::Refusal;
 
 use self::authority::Authority;
 use self::path::Path;
+use super::websocket::handshake::{self, Asked};
 
 /// What a listener knows about its requests before it reads one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub struct Request {
     pub headers: HeaderMap,
     pub version: Version,
     pub declared_length: Option<u64>,
+    /// It asks for a WebSocket; its method is GET and it names the upgrade, whichever version asks.
+    pub websocket: Option<Asked>,
     /// For the record only.
     pub target_as_sent: String,
 }
@@ -75,11 +78,12 @@ pub struct Request {
 pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, Refusal> {
     if downstream.outbound {
         tunnel::check_form(head)?;
-        if head.method == Method::CONNECT {
+        if head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_none() {
             return tunnel::normalise(head, downstream);
         }
     }
-    check_method(&head.method)?;
+    let websocket = handshake::asked(head)?;
+    let method = if websocket.is_some() { Method::GET } else { checked_method(&head.method)? };
     let target = Target::read(head, &downstream.scheme)?;
     let examined = headers::examine(&head.headers, head.version, target.bytes(), &downstream.limits)?;
     let Authority { host, port } = target.agree_with(examined.host.clone(), &downstream.scheme)?;
@@ -87,7 +91,7 @@ pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, R
         if target.path == "*" { Path { text: "*".to_owned(), segments: Vec::new() } } else { path::normalise(target.path)? };
     let query = target.query.map(query::decode).transpose()?.unwrap_or_default();
     Ok(Request {
-        method: head.method.clone(),
+        method,
         scheme: downstream.scheme.clone(),
         host,
         port: port.unwrap_or_else(|| default_port(&downstream.scheme)),
@@ -98,7 +102,14 @@ pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, R
         version: head.version,
         declared_length: examined.declared_length,
         target_as_sent: target.as_sent(head),
-        headers: examined.strip(std::mem::take(&mut head.headers))?,
+        headers: {
+            let mut headers = examined.strip(std::mem::take(&mut head.headers))?;
+            if websocket.is_some() {
+                handshake::normalise(&mut headers);
+            }
+            headers
+        },
+        websocket,
     })
 }
 
@@ -197,11 +208,11 @@ impl<'a> Target<'a> {
 
 /// Methods are case-sensitive (RFC 9110 section 9.1); a lower-case one passes a rule about `DELETE` and is `DELETE` to a lenient
 /// back end.
-fn check_method(method: &Method) -> Result<(), Refusal> {
+fn checked_method(method: &Method) -> Result<Method, Refusal> {
     match *method {
         Method::CONNECT | Method::TRACE => Err(Refusal::MethodRefused),
         _ if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) => Err(Refusal::Method),
-        _ => Ok(()),
+        _ => Ok(method.clone()),
     }
 }
 

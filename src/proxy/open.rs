@@ -180,6 +180,11 @@ impl Open {
         Some(request)
     }
 
+    /// The request as it came, in its one form; `None` before it was read.
+    pub(super) fn read_request<T>(&self, read: impl FnOnce(&Request) -> T) -> Option<T> {
+        self.story.borrow().request.as_deref().map(read)
+    }
+
     pub(super) fn hold(&self, permit: Permit) {
         self.permit.replace(Some(permit));
     }

@@ -167,7 +167,9 @@ fn failed(open: &Rc<Open>, grpc: bool, error: &UpstreamError) -> Response<Reply>
         UpstreamError::ConnectTimeout => (504, Ending::UpstreamConnect, metrics::UpstreamError::Connect),
         UpstreamError::ResponseTimeout => (504, Ending::UpstreamTimeout, metrics::UpstreamError::Timeout),
         UpstreamError::Reset(_) | UpstreamError::Body(_) => (502, Ending::UpstreamReset, metrics::UpstreamError::Reset),
-        UpstreamError::Invalid(_) | UpstreamError::Switched => (502, Ending::UpstreamInvalid, metrics::UpstreamError::Invalid),
+        UpstreamError::Invalid(_) | UpstreamError::Switched | UpstreamError::Unagreed(_) => {
+            (502, Ending::UpstreamInvalid, metrics::UpstreamError::Invalid)
+        }
     };
     if open.flow.client_failed() {
         open.ended(Ending::ClientError);

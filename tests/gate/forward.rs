@@ -183,6 +183,21 @@ async fn an_absolute_form_request_is_judged_by_destination_and_forwarded_as_it_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_a_websocket_goes_to_a_judged_address_as_any_other() {
+    let backend = Backend::start();
+    let gate = beside(ALLOW, &local(backend.address));
+    let to = format!("localhost:{}", backend.address.port());
+    let fields = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let mut client = agent(&gate);
+    // This upstream does not agree, and its answer goes down.
+    let answer = ask(&mut client, &format!("GET http://{to}/chat HTTP/1.1\r\nHost: {to}\r\n{fields}\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let seen = backend.seen();
+    assert_eq!((seen[0].target(), seen[0].header("host"), seen[0].header("upgrade")), ("/chat", Some(&*to), Some("websocket")));
+    assert_eq!(seen[0].header("x-spiffe-id"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_no_proxy_may_be_asked_is_refused_and_recorded() {
     let backend = Backend::start();
     let mut gate = beside(ALLOW, &local(backend.address));

@@ -210,6 +210,8 @@ pub(in crate::proxy) fn kind(name: &str) -> Kind {
             "from" => Kind::Singleton,
             _ => Kind::Ordinary,
         },
+        // Of a WebSocket's handshake these belong to one connection.
+        Some(b's') if matches!(name, "sec-websocket-key" | "sec-websocket-accept") => Kind::Owned,
         Some(b'v') if name == "via" => Kind::Via,
         Some(b'w') if matches!(name, "workload-identity-token" | "workload-proof-token") => Kind::Owned,
         Some(b'a' | b'd' | b'i' | b'l' | b'm' | b'o' | b'r') if is_singleton(name) => Kind::Singleton,

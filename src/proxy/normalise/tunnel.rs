@@ -15,10 +15,8 @@ use crate::decision::Refusal;
 
 /// Refuses what no proxy can be asked.
 pub(super) fn check_form(head: &Parts) -> Result<(), Refusal> {
-    if head.extensions.get::<hyper::ext::Protocol>().is_some() {
-        return Err(Refusal::MethodRefused);
-    }
-    if head.method == Method::CONNECT {
+    let extended = head.extensions.get::<hyper::ext::Protocol>().is_some();
+    if head.method == Method::CONNECT && !extended {
         return Ok(());
     }
     if head.uri.authority().is_none() {
@@ -58,6 +56,7 @@ pub(super) fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Req
         query: Vec::new(),
         version: head.version,
         declared_length: None,
+        websocket: None,
         target_as_sent: target,
         headers: examined.strip(std::mem::take(&mut head.headers))?,
     })
