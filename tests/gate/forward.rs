@@ -540,3 +540,23 @@ async fn when_our_own_svid_ends_nobody_is_anybody_any_more() {
     let record = gate.record();
     assert!(record.iter().any(|line| line["portcullis"]["cause"] == "certificate_expired"), "{record:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_svid_of_ours_ends_no_tunnel() {
+    let (address, accepted) = upstream();
+    let mut gate = beside(ALLOW, &local(address));
+    gate.stop();
+    let issue = |gate: &Gate, seconds| {
+        let issued = gate.authority.issue(&"spiffe://example.org/gate".parse().unwrap(), lifetime(seconds)).unwrap();
+        std::fs::write(gate.path("svid.key"), &issued.key_pem).unwrap();
+        std::fs::write(gate.path("svid.pem"), &issued.certificate_pem).unwrap();
+    };
+    issue(&gate, 4);
+    gate.restart();
+    let old_ends = lifetime(4).not_after;
+    let (mut client, mut server) = tunnel(&gate, address, &accepted);
+    issue(&gate, 3600);
+    until("the old SVID to be over", || lifetime(0).not_after > old_ends + 1).await;
+    client.write_all(b"still here").unwrap();
+    assert_eq!(read(&mut server, 10), b"still here");
+}
