@@ -29,6 +29,11 @@ impl<'a> Action<'a> {
     pub const fn http(method: &'a str) -> Self {
         Self { protocol: "http", name: method }
     }
+
+    /// The action of a gRPC call: `package.Service/Method`.
+    pub const fn grpc(name: &'a str) -> Self {
+        Self { protocol: "grpc", name }
+    }
 }
 
 /// What a request does something to, as the first matching row of `resources` says.

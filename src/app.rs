@@ -116,6 +116,7 @@ impl App {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let settings = Settings::new(&config.parts(), &metrics).map_err(|mistakes| AppError::Config(mistakes.join("\n")))?;
+        settings.check_files().map_err(|mistakes| AppError::Config(mistakes.join("\n")))?;
         let holder = Arc::new(Holder::new(load_identity(&config)?));
         let policy = Arc::new(Policy::load(&config.policy, &settings.entries)?);
 
@@ -128,6 +129,7 @@ impl App {
             registry: Arc::clone(&registry),
             door,
             sessions: Arc::new(Sessions::new(config.sessions.clone())),
+            holder: Arc::clone(&holder),
             audit,
             metrics,
             settings: Mutex::new(Published::new(settings)),

@@ -148,6 +148,7 @@ impl Config {
         resolve(&mut files.private_key);
         files.bundles.values_mut().for_each(resolve);
         self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
+        self.upstreams.values_mut().filter_map(|upstream| upstream.tls.as_mut()?.ca.as_mut()).for_each(resolve);
         resolve(&mut self.state.directory);
         resolve(&mut self.control.socket);
         if self.audit.file != Path::new("-") {

@@ -163,6 +163,8 @@ words! {
         ClientGone = "client_gone",
         ClientError = "client_error",
         UpstreamConnect = "upstream_connect",
+        /// Somebody else answered than who was expected there.
+        UpstreamIdentity = "upstream_identity",
         UpstreamTimeout = "upstream_timeout",
         UpstreamReset = "upstream_reset",
         UpstreamInvalid = "upstream_invalid",

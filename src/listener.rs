@@ -406,7 +406,14 @@ fn downstream(
             );
             let headers = IdentityHeaders::new(&proven.spiffe_id, ours.spiffe_id(), &proven.sha256, address).ok()?;
             let name = Arc::from(proven.spiffe_id.to_string());
-            Some(Peer { spiffe_id: proven.spiffe_id.clone(), name, facts, headers, not_after: Cell::new(proven.not_after), own: tls.is_none() })
+            Some(Peer {
+                spiffe_id: proven.spiffe_id.clone(),
+                name,
+                facts,
+                headers,
+                not_after: Cell::new(proven.not_after),
+                own: tls.is_none(),
+            })
         }
     };
     let name = proven.map(|proven| proven.spiffe_id.to_string()).unwrap_or_default();

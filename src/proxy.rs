@@ -19,7 +19,9 @@ mod counted;
 pub mod download;
 pub mod downstream;
 pub mod edit;
+mod farewell;
 pub mod flow;
+mod grpc;
 pub mod normalise;
 pub mod open;
 pub mod outbound;
@@ -40,7 +42,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE, UPGRADE};
 use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -48,9 +50,10 @@ use serde::Deserialize;
 use crate::decision::{Protocol, Reason, Refusal, Transport};
 use crate::exchange::Side;
 use crate::policy::ResultShape;
-use crate::upstream::UpstreamError;
+use crate::upstream::{self, UpstreamError};
 use admit::Admitted;
 use download::{Download, Reply};
+use farewell::Farewell;
 use flow::{Overdue, Stage};
 use open::Open;
 use respond::Stop;
@@ -68,6 +71,9 @@ pub struct RouteConfig {
     pub path_prefix: String,
     /// A name of `upstreams`.
     pub upstream: String,
+    /// The host the upstream is asked for: a name, with a port where it needs one, or `preserve`: the one the client asked for.
+    #[serde(default = "preserve")]
+    pub upstream_host: String,
     #[serde(default)]
     pub enforcement: EnforcementConfig,
     /// Another rule than `policy.decision`.
@@ -84,6 +90,13 @@ pub enum EnforcementConfig {
     #[default]
     Enforce,
     Observe,
+}
+
+/// The upstream is asked for the host the client asked for.
+const PRESERVE: &str = "preserve";
+
+fn preserve() -> String {
+    PRESERVE.to_owned()
 }
 
 fn any_host() -> Vec<String> {
@@ -167,14 +180,14 @@ async fn recorded(open: &Open) -> Result<(), Stop> {
     Ok(())
 }
 
-type Answer = (Response<hyper::body::Incoming>, crate::upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
+type Answered = (Response<upstream::Answer>, upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
 
-async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
+async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answered, Stop> {
     let pinned = admitted.pinned();
-    let Admitted { request, upload, response_headers, settings, upstream, .. } = admitted;
+    let Admitted { request, upload, response_headers, settings, upstream, host, .. } = admitted;
     let target = settings.upstreams.get(upstream).ok_or(Stop::denied(Reason::Internal))?;
     let upstream = pinned.as_ref().unwrap_or(&target.upstream);
-    let request = upstream_request(request, upload).ok_or(Stop::denied(Reason::Internal))?;
+    let request = upstream_request(request, upload, host).ok_or(Stop::denied(Reason::Internal))?;
     let began = Instant::now();
     let mut sending = pin!(open.worker.pool.send(upstream, open.exchange(), request));
     let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
@@ -187,20 +200,23 @@ async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
 }
 
 /// The request as the upstream's connection writes it: origin-form, one Host, nothing that was not judged.
-fn upstream_request(request: normalise::Request, upload: flow::Upload) -> Option<Request<flow::Upload>> {
+fn upstream_request(request: normalise::Request, upload: flow::Upload, host: Option<HeaderValue>) -> Option<Request<flow::Upload>> {
     let mut sent = Request::new(upload);
     *sent.method_mut() = request.method.clone();
     *sent.uri_mut() = Uri::try_from(request.target()).ok()?;
-    let host = HeaderValue::from_str(&request.authority()).ok()?;
+    let host = host.or_else(|| HeaderValue::from_str(&request.authority()).ok())?;
     *sent.headers_mut() = request.headers;
     sent.headers_mut().insert(HOST, host);
+    if request.takes_trailers {
+        sent.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    }
     Some(sent)
 }
 
 fn answer_with(
     open: &Rc<Open>,
-    answer: Response<hyper::body::Incoming>,
-    lease: Option<crate::upstream::Lease<flow::Upload>>,
+    answer: Response<upstream::Answer>,
+    lease: Option<upstream::Lease<flow::Upload>>,
     added: Vec<(HeaderName, HeaderValue)>,
     last_event: bool,
 ) -> Response<Reply> {
@@ -216,7 +232,10 @@ fn answer_with(
     let events = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     open.story(|story| story.status = Some(head.status.as_u16()));
     open.flow.set_stage(Stage::Answering);
-    let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, events && last_event))));
+    // On HTTP/1.1 trailers reach only who asked for them; half of the callers would take the cut for an end.
+    let calls = open.protocol == Protocol::Grpc && open.downstream.transport == Transport::Http2;
+    let farewell = if calls { Some(Farewell::messages()) } else { (events && last_event).then(Farewell::events) };
+    let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, farewell))));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     if open.flow.uploading() && open.downstream.transport == Transport::Http1 {

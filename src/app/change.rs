@@ -162,7 +162,8 @@ impl Shared {
                 return None;
             }
         };
-        match Settings::new(&new.parts(), &self.services.metrics) {
+        let settings = Settings::new(&new.parts(), &self.services.metrics);
+        match settings.and_then(|settings| settings.check_files().map(|()| settings)) {
             Ok(settings) => {
                 let (loading, entries) = (new.policy.clone(), settings.entries.clone());
                 let loaded = blocking(move || Policy::load(&loading, &entries)).await;

@@ -176,7 +176,7 @@ mod tests {
     fn the_example_is_told_with_what_its_policy_reads_and_where() {
         let text = words(&check(&example("admin-api")).unwrap());
         for said in
-            ["admin.example.org", "http://127.0.0.1:9100", "portcullis/decision (answers as portcullis)", "policy.rego:", "ok: "]
+            ["admin.example.org", "https://127.0.0.1:9100", "portcullis/decision (answers as portcullis)", "policy.rego:", "ok: "]
         {
             assert!(text.contains(said), "{said}: {text}");
         }

@@ -103,7 +103,8 @@ gate.yaml:12:5: listeners[0].health: it has no value; write one, or leave the ke
 gate.yaml:15:19: listeners[0].routes[0].upstream: there is no upstream `payrol`
   hint: did you mean `payroll`?
 gate.yaml:16:22: listeners[0].routes[0].enforcement: expected one of `enforce`, `observe`, found a list
-gate.yaml:18:23: upstreams.payroll.endpoint: `https://127.0.0.1:9000` is https, which is not supported yet; write http://host:port
+gate.yaml:18:23: upstreams.payroll.endpoint: an https endpoint needs to know whom to expect there
+  hint: write `tls: {spiffe_ids: [...]}`, or `tls: {ca: file.pem}` for a server without a SPIFFE ID
 gate.yaml:21:18: policy.limits.time: `11s` is out of bounds; write 1ms to 10s
 gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found the text `64`
   hint: leave out the quotes: 64
@@ -135,7 +136,19 @@ fn what_no_schema_can_see_is_told_on_its_line() {
         ("path_prefix: /reports", "path_prefix: reports", "does not start with `/`"),
         ("path_prefix: /reports", "path_prefix: /reports/*", "has a star"),
         ("upstream: payroll", "upstream: payrol", "there is no upstream `payrol`"),
-        ("endpoint: http://127.0.0.1:9000", "endpoint: https://127.0.0.1:9000", "https, which is not supported yet"),
+        ("endpoint: http://127.0.0.1:9000", "endpoint: https://127.0.0.1:9000", "needs to know whom to expect"),
+        ("endpoint: http://127.0.0.1:9000", "endpoint: ftp://127.0.0.1:9000", "is not of the form http://host:port"),
+        (
+            "spiffe_ids: [\"spiffe://example.org/reports/*\"]",
+            "spiffe_ids: [\"spiffe://example.org/re*\"]",
+            "a star must be a whole",
+        ),
+        ("tls: {ca: archive-ca.pem}", "tls: {ca: a.pem, spiffe_ids: [\"spiffe://a/b\"]}", "are two ways to know a server"),
+        ("protocol: auto", "protocol: h3", "expected one of"),
+        ("tls: {ca: archive-ca.pem}", "tls: {ca: \"\"}", "`` is empty"),
+        ("server_name: reports.internal", "server_name: reports.internal:80", "leave out the port"),
+        ("upstream_host: reports.test ", "upstream_host: reports.test:0 ", "is not a number from 1 to 65535"),
+        ("upstream_host: reports.test ", "upstream_host: https://reports.test ", "is not a host name"),
         ("endpoint: http://127.0.0.1:9000", "endpoint: http://127.0.0.1:9000/v1", "has a path, query or fragment"),
         ("endpoint: http://127.0.0.1:9000", "endpoint: http://me@127.0.0.1:9000", "names a user"),
         ("connect_timeout: 2s", "connect_timeout: 0s", "`0s` is out of bounds; write 1ms to 1d"),
@@ -221,6 +234,18 @@ fn a_gate_without_listener_route_bundle_or_roots_is_none() {
     let (before, after) = (MINIMAL.find("listeners:").unwrap(), MINIMAL.find("upstreams:").unwrap());
     let text = format!("{}listeners: []\n{}", &MINIMAL[..before], &MINIMAL[after..]);
     assert!(parse(&text).unwrap_err().to_string().contains("at least one listener"));
+}
+
+#[test]
+fn http_upstreams_have_no_tls_and_agree_on_nothing() {
+    for (more, message) in [
+        (", tls: {ca: a.pem}", "the endpoint is http, and speaks no TLS"),
+        (", protocol: auto", "it is agreed on in the TLS handshake, and the endpoint is http"),
+    ] {
+        let report = parse(&MINIMAL.replace(":9000\"}", &format!(":9000\"{more}}}"))).expect_err(more);
+        assert!(report.mistakes.len() == 1 && report.mistakes[0].message.contains(message), "{more}: {report}");
+    }
+    parse(&MINIMAL.replace(":9000\"}", ":9000\", protocol: h2}")).unwrap_or_else(|report| panic!("{report}"));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{Pattern, SpiffeId};
 use crate::tls::{self, Holder, Identity};
 
 /// The longest that any one thing may take.
@@ -115,7 +115,7 @@ impl Client {
             .map_err(|errors| ClientError::Identity(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let holder = Arc::new(Holder::new(identity));
         let connector = |protocol: &str| {
-            let mut config = tls::client_config(Arc::clone(&holder), Some(vec![gate_id.clone()]))?;
+            let mut config = tls::client_config(Arc::clone(&holder), Some(vec![Pattern::from(gate_id)]))?;
             config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
             Ok::<_, rustls::Error>(TlsConnector::from(Arc::new(config)))
         };

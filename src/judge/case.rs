@@ -11,6 +11,7 @@ use http::HeaderMap;
 use regorus::Value;
 
 use super::Networks;
+use crate::action::Action;
 use crate::decision::Phase;
 use crate::session::View;
 use crate::spiffe::SpiffeId;
@@ -56,6 +57,7 @@ pub struct RequestFacts<'a> {
     pub size: Option<u64>,
     pub protocol: &'a str,
     pub rewritten: bool,
+    pub action: Action<'a>,
 }
 
 /// The body, where the policy reads it.

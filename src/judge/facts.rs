@@ -10,7 +10,6 @@ use http::header::HeaderMap;
 use regorus::Value;
 
 use super::case::{Case, envoy_address, object};
-use crate::action::Action;
 use crate::policy::Footprint;
 
 /// What must be at hand before a fact can be told.
@@ -84,8 +83,8 @@ pub const FACTS: &[Fact] = facts! {
     "request"."size", Head, Frozen, |c| c.request.size.map(Value::from);
     "request"."protocol", Head, Frozen, |c| text(c.request.protocol);
     "request"."rewritten", Head, Frozen, |c| Some(Value::from(c.request.rewritten));
-    "action"."protocol", Head, Frozen, |c| text(action(c).protocol);
-    "action"."name", Head, Frozen, |c| text(action(c).name);
+    "action"."protocol", Head, Frozen, |c| text(c.request.action.protocol);
+    "action"."name", Head, Frozen, |c| text(c.request.action.name);
     "resource"."type", Head, Frozen, |c| text(c.resource.r#type);
     "resource"."sensitivity", Head, Frozen, |c| text(c.resource.sensitivity);
     "resource"."effect", Head, Frozen, |c| text(c.resource.effect);
@@ -238,10 +237,6 @@ fn envoy_segments(case: &Case<'_>) -> Value {
         return Value::from(vec![Value::from("")]);
     }
     strings(case.request.segments.iter())
-}
-
-fn action<'a>(case: &Case<'a>) -> Action<'a> {
-    if is_tunnel(case) { Action::tunnel() } else { Action::http(case.request.method) }
 }
 
 /// A tunnel has no path, and no scheme either.

@@ -113,7 +113,12 @@ pub(super) async fn carry(
         // Answered before the request's body had come; what was cut goes down at once.
         (End::Done, _) if (monitor.in_body() || line.left_http()) && !line.is_shut() && line.order() != Close::Now => {
             let mut tls = connection.into_parts().io.into_inner().into_inner();
-            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, throw_away(&mut tls)).await;
+            let say = async {
+                // hyper leaves it to others where the request asked to leave HTTP, whatever the answer was.
+                tls.shutdown().await?;
+                throw_away(&mut tls).await
+            };
+            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, say).await;
         }
         (End::Done | End::Cut, _) => {
             drop(connection);

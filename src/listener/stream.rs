@@ -62,7 +62,8 @@ impl Stream {
     }
 
     async fn carry_tunnel(&self, tunnel: Tunnel, client: OnUpgrade) {
-        let Some(mut sending) = self.sending.take() else { return };
+        // Declared before what it sends for, and so dropped after it.
+        let mut sending = self.sending.take();
         let reset = Rc::new(Cell::new(false));
         let sent = Rc::clone(&reset);
         let carried = async move {
@@ -76,7 +77,9 @@ impl Stream {
             if self.flow.poll_hard_cut(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if !sent.get() && sending.as_mut().poll(cx).is_ready() {
+            if sending.as_mut().is_some_and(|sending| sending.as_mut().poll(cx).is_ready()) {
+                // Whoever shuts the stream waits for this to be dropped.
+                sending = None;
                 sent.set(true);
             }
             carried.as_mut().poll(cx)

@@ -49,6 +49,8 @@ pub(super) struct Admitted {
     pub(super) settings: Rc<Settings>,
     /// Its upstream's place in the settings.
     pub(super) upstream: usize,
+    /// The host it is asked for, where that is not the client's.
+    pub(super) host: Option<HeaderValue>,
     /// Beside an agent: the addresses that were judged.
     pub(super) addresses: Option<Arc<[SocketAddr]>>,
 }
@@ -302,10 +304,10 @@ fn forward(open: &Rc<Open>, settings: &Rc<Settings>, question: &Question, edits:
         Body::Unread => Upload::Streamed(Rc::clone(&open.flow)),
         Body::Whole { bytes, .. } => Upload::Whole(Some(bytes.clone())),
     };
-    let upstream = under.route.upstream;
+    let (upstream, host) = (under.route.upstream, under.route.host.clone());
     open.story(|story| story.edits = names(edits, question.rewritten));
     let addresses = question.addresses.clone();
-    Ok(Admitted { request, upload, response_headers, settings: Rc::clone(settings), upstream, addresses })
+    Ok(Admitted { request, upload, response_headers, settings: Rc::clone(settings), upstream, host, addresses })
 }
 
 /// The names of the edits made, for the record; their values may be secrets.

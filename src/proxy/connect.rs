@@ -21,9 +21,7 @@ use super::outbound::{Rule, SniConfig};
 use super::respond::Stop;
 use super::tunnel::{Far, Framing, Tunnel, Words};
 use crate::decision::{Cause, Ending, Reason};
-use crate::destination::{DialError, Hello, Seen, dial};
-use crate::socket::Socket;
-use crate::upstream::UpstreamError;
+use crate::destination::{Hello, Seen};
 
 /// How long a client may take to say what its tunnel is for.
 const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(10);
@@ -33,23 +31,15 @@ const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(10);
 /// # Errors
 /// Why there is no connection.
 pub(super) async fn connect(open: &Rc<Open>, admitted: Admitted) -> Result<Response<Reply>, Stop> {
-    let Admitted { request, settings, upstream, addresses, .. } = admitted;
     let unclear = || Stop::denied(Reason::Internal);
+    let pinned = admitted.pinned().ok_or_else(unclear)?;
+    let Admitted { request, settings, upstream, .. } = admitted;
     let target = settings.upstreams.get(upstream).ok_or_else(unclear)?;
-    let addresses = addresses.ok_or_else(unclear)?;
     let (_, route, _) = settings.route(open.downstream.listener, &request).ok_or_else(unclear)?;
     let rule = route.outbound.as_ref().ok_or_else(unclear)?;
-    let began = Instant::now();
-    let dialled = dial(&addresses, target.upstream.connect_timeout).await;
-    let stream = dialled.map_err(|error| {
-        Stop::Upstream(match error {
-            DialError::Refused(error) => UpstreamError::Connect(error),
-            DialError::Timeout => UpstreamError::ConnectTimeout,
-        })
-    })?;
+    let (began, words) = (Instant::now(), Words::default());
+    let io = open.worker.pool.connect_raw(&pinned, words.gate(&open.flow)).await.map_err(Stop::Upstream)?;
     target.metrics.seconds.observe(began.elapsed().as_secs_f64());
-    let words = Words::default();
-    let io = Socket::new(stream, words.gate(&open.flow));
     let mut tunnel = Tunnel::new(Rc::clone(open), Far { io, early: Bytes::new(), words }, Framing::Opaque);
     if rule.sni(request.port) != SniConfig::Ignore {
         tunnel = tunnel.expecting(Expected { rule: rule.clone(), host: request.host.clone(), port: request.port });

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use crate::decision::Cause;
 use crate::exchange::{Exchange, Side};
 use crate::kill::Door;
+use crate::upstream::Fault;
 use crate::verdict::Lease;
 
 /// Where an exchange's answer stands.
@@ -324,7 +325,7 @@ impl Body for Upload {
 pub enum FlowError {
     Cut(Cause),
     Client(hyper::Error),
-    Upstream(hyper::Error),
+    Upstream(Fault),
     Overdue,
     /// The exchange ended while its request body was still coming.
     Over,

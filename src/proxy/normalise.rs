@@ -66,6 +66,8 @@ pub struct Request {
     pub declared_length: Option<u64>,
     /// It asks for a WebSocket; its method is GET and it names the upgrade, whichever version asks.
     pub websocket: Option<Asked>,
+    /// The client reads trailers: `te: trailers`, which is about its connection and stands in no header here.
+    pub takes_trailers: bool,
     /// For the record only.
     pub target_as_sent: String,
 }
@@ -101,6 +103,7 @@ pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, R
         query,
         version: head.version,
         declared_length: examined.declared_length,
+        takes_trailers: examined.takes_trailers,
         target_as_sent: target.as_sent(head),
         headers: {
             let mut headers = examined.strip(std::mem::take(&mut head.headers))?;

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_TYPE, HeaderName, UPGRADE};
+use http::header::{HeaderName, UPGRADE};
 use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::downstream::Downstream;
 use super::flow::Flow;
+use super::grpc;
 use super::normalise::Request;
 use super::record;
 use super::settings::{Listener, Settings};
@@ -308,7 +309,7 @@ fn spoken(transport: Transport, head: &Parts) -> Protocol {
         Protocol::WebSocket
     } else if head.method == Method::CONNECT {
         Protocol::Tunnel
-    } else if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    } else if grpc::is_call(&head.method, &head.headers) {
         Protocol::Grpc
     } else {
         transport.into()

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::grpc;
 use super::normalise::Request;
 use super::open::{Kept, KeptBody, Open};
 use super::settings::{Route, Settings, Target};
@@ -95,6 +96,7 @@ impl Under<'_> {
                 size,
                 protocol: protocol(request),
                 rewritten: question.rewritten,
+                action: grpc::action(open.protocol, request.version, &request.method, &request.path),
             },
             body,
             resource: ResourceFacts {

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::uri::Scheme;
 
 use super::normalise::{self, Request};
 use super::outbound::{DestinationConfig, Destinations, Rule};
 use super::route::Routes;
-use super::{EnforcementConfig, RouteConfig};
+use super::{EnforcementConfig, PRESERVE, RouteConfig};
 use crate::action::{ResourceRule, Resources};
 use crate::audit::InputDetail;
 use crate::decision::Enforcement;
@@ -80,6 +81,8 @@ pub struct Route {
     pub enforcement: Enforcement,
     /// Its place among the policy's entry points.
     pub entry: usize,
+    /// The host the upstream is asked for, where that is not the one the client asked for.
+    pub host: Option<HeaderValue>,
     /// What a destination says about addresses; `None` in front of a service.
     pub outbound: Option<Rule>,
 }
@@ -128,7 +131,7 @@ impl Settings {
         for (name, config) in parts.upstreams {
             match Upstream::new(name, config) {
                 Ok(upstream) => upstreams.push(Target { upstream, metrics: metrics.upstream(name) }),
-                Err(error) => mistakes.push(format!("upstreams.{name}.endpoint: {error}")),
+                Err(error) => mistakes.push(format!("upstreams.{name}.{error}")),
             }
         }
         let resources = Resources::new(parts.resources).unwrap_or_else(|wrong| {
@@ -170,9 +173,22 @@ impl Settings {
         let mut copy = self.clone();
         copy.environment = Arc::from(&*self.environment);
         for target in &mut copy.upstreams {
-            target.upstream.name = Arc::from(&*target.upstream.name);
+            target.upstream = target.upstream.apart();
         }
         copy
+    }
+
+    /// Looks into the files upstreams are proven by.
+    ///
+    /// # Errors
+    /// Every mistake, each as a sentence that names its place.
+    pub fn check_files(&self) -> Result<(), Vec<String>> {
+        let wrong = |target: &Target| {
+            let upstream = &target.upstream;
+            upstream.check_files().err().map(|error| format!("upstreams.{}.{error}", upstream.name))
+        };
+        let mistakes: Vec<String> = self.upstreams.iter().filter_map(wrong).collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 
     pub fn listener(&self, place: usize) -> Option<&Listener> {
@@ -244,11 +260,22 @@ fn routes(
             mistakes.push(format!("route `{}`: there is no upstream `{}`", route.name, route.upstream));
             continue;
         };
+        let host = match route.upstream_host.as_str() {
+            PRESERVE => None,
+            host => match HeaderValue::from_str(host) {
+                Ok(host) => Some(host),
+                Err(_) => {
+                    mistakes.push(format!("route `{}`: upstream_host: `{host}` is not a host", route.name));
+                    continue;
+                }
+            },
+        };
         places.push(Route {
             name: route.name.clone(),
             upstream,
             enforcement: enforcement(route.enforcement),
             entry: entry_of(route.decision.as_deref(), route.result, parts, entries),
+            host,
             outbound: None,
         });
     }
@@ -277,6 +304,7 @@ fn outbound(
             upstream: upstreams.len() - 1,
             enforcement: enforcement(config.enforcement),
             entry: entry_of(config.decision.as_deref(), config.result, parts, entries),
+            host: None,
             outbound: Some(rule),
         });
     }

@@ -25,7 +25,8 @@ use super::open::Open;
 use super::websocket::frame::{self, Fault, Frames, Sender};
 use crate::decision::{Cause, Ending};
 use crate::metrics;
-use crate::socket::{Gate, Socket};
+use crate::socket::Gate;
+use crate::upstream::Stream;
 
 /// What the bytes of a tunnel mean to the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub enum Framing {
 /// The upstream's end of a tunnel.
 #[derive(Debug)]
 pub struct Far {
-    pub io: Socket,
+    pub io: Stream,
     /// What came behind the head that opened the tunnel.
     pub early: Bytes,
     pub words: Words,
@@ -118,18 +119,21 @@ impl Tunnel {
         };
         open.flow.set_may_say_farewell(framing != Framing::Opaque);
         let end = poll_fn(|cx| bridge.poll(cx)).await;
-        note(&open, &bridge, &end);
+        let complete = bridge.is_complete();
+        let client_left = bridge.up.at_end();
         if let Some(code) = code(&end).filter(|_| bridge.may_say()) {
             bridge.say_farewell(code, &far.words).await;
         }
+        // Only now: until then its decision line may be told, which must not know of an end that is still to come.
+        note(&open, &end, complete, client_left);
     }
 }
 
 /// What the record says of an end.
-fn note<D>(open: &Open, bridge: &Bridge<D>, end: &End) {
+fn note(open: &Open, end: &End, complete: bool, client_left: bool) {
     match end {
-        End::Over if bridge.is_complete() => open.ended(Ending::Complete),
-        End::Over if bridge.up.at_end() => open.ended(Ending::ClientGone),
+        End::Over if complete => open.ended(Ending::Complete),
+        End::Over if client_left => open.ended(Ending::ClientGone),
         End::Over | End::Upstream => {
             open.count_upstream_error(metrics::UpstreamError::Reset);
             open.ended(Ending::UpstreamReset);
@@ -167,7 +171,7 @@ const fn code(end: &End) -> Option<u16> {
 struct Bridge<D> {
     flow: Rc<Flow>,
     client: D,
-    upstream: Socket,
+    upstream: Stream,
     up: Way,
     down: Way,
     /// One way may go on when the other has ended.

@@ -33,11 +33,11 @@ use crate::upstream::{Switch, UpstreamError};
 pub(super) async fn answer(open: &Rc<Open>, admitted: Admitted, asked: &Asked, last_event: bool) -> Result<Response<Reply>, Stop> {
     let internal = || Stop::denied(Reason::Internal);
     let pinned = admitted.pinned();
-    let Admitted { request, response_headers, settings, upstream, .. } = admitted;
+    let Admitted { request, response_headers, settings, upstream, host, .. } = admitted;
     let target = settings.upstreams.get(upstream).ok_or_else(internal)?;
     let upstream = pinned.as_ref().unwrap_or(&target.upstream);
     let ours = Ours::new(uuid::Uuid::new_v4().into_bytes()).ok_or_else(internal)?;
-    let mut sent = upstream_request(request, Upload::Whole(None)).ok_or_else(internal)?;
+    let mut sent = upstream_request(request, Upload::Whole(None), host).ok_or_else(internal)?;
     ours.write(sent.headers_mut());
     let words = Words::default();
     let began = Instant::now();

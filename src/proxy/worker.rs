@@ -23,6 +23,7 @@ use crate::judge::{Generation, Judge, Judgement, Seat};
 use crate::kill::Door;
 use crate::metrics::Metrics;
 use crate::session::Sessions;
+use crate::tls::Holder;
 use crate::upstream::Pool;
 
 /// What all workers share.
@@ -31,6 +32,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     pub door: Arc<Door>,
     pub sessions: Arc<Sessions>,
+    /// Who we are, to upstreams.
+    pub holder: Arc<Holder>,
     pub audit: Audit,
     pub metrics: Arc<Metrics>,
     pub settings: Mutex<Published>,
@@ -124,13 +127,14 @@ pub struct NoJudge;
 impl Worker {
     pub fn new(services: Arc<Services>, index: usize, seat: Arc<Seat>) -> Self {
         let settings = Rc::new(services.settings().apart());
+        let pool = Pool::new(Arc::clone(&services.holder));
         Self {
             services,
             index,
             seat,
             judge: RefCell::new(None),
             settings: RefCell::new(settings),
-            pool: Pool::default(),
+            pool,
             resolver: Resolver::default(),
             clock: Rc::new(Cell::new(Instant::now())),
             open: RefCell::new(slab::Slab::new()),

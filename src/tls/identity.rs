@@ -70,6 +70,8 @@ pub enum IdentityError {
     Refused { file: PathBuf, error: PeerError },
     #[error("{}: holds no CA certificate, so no SVID of {trust_domain} could be checked; put the domain's roots there", file.display())]
     NoAuthority { file: PathBuf, trust_domain: TrustDomain },
+    #[error("{}: holds no CA certificate; put the roots there that vouch for the server", file.display())]
+    NoRoots { file: PathBuf },
     #[error("{}: certificate {position} is not a CA; a bundle holds CA certificates only, or a workload's key could issue SVIDs", file.display())]
     NotAuthority { file: PathBuf, position: usize },
 }

@@ -12,26 +12,29 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, response};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-use super::{Pool, Upstream, UpstreamError};
+use super::config::Upstream;
+use super::connect::Stream;
+use super::error::UpstreamError;
+use super::pool::Pool;
+use super::response::Answer;
 use crate::exchange::{Exchange, Side};
-use crate::socket::{Gate, Socket};
+use crate::socket::Gate;
 
 /// What an upstream says to a request to leave HTTP.
 #[derive(Debug)]
 pub enum Switch {
     Switched {
         head: response::Parts,
-        io: Socket,
+        io: Stream,
         /// What came behind the head.
         early: Bytes,
     },
     /// It stays with HTTP; the connection lives until the body ends or the exchange is cut.
-    Answered(Response<Incoming>),
+    Answered(Response<Answer>),
 }
 
 impl<B> Pool<B>
@@ -55,13 +58,13 @@ where
         request: Request<B>,
     ) -> Result<Switch, UpstreamError> {
         let io = TokioIo::new(self.connect_raw(upstream, gate).await?);
-        let (mut sender, connection) = http1::Builder::new().handshake(io).await.map_err(UpstreamError::from_hyper)?;
+        let (mut sender, connection) = http1::Builder::new().handshake(io).await.map_err(UpstreamError::from_http1)?;
         let mut driving = JoinSet::new();
         driving.spawn_local(drive(connection, Arc::clone(exchange)));
-        let answer = sender.send_request(request).await.map_err(UpstreamError::from_hyper)?;
+        let answer = sender.send_request(request).await.map_err(UpstreamError::from_http1)?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             driving.detach_all();
-            return Ok(Switch::Answered(answer));
+            return Ok(Switch::Answered(answer.map(Answer::http1)));
         }
         let (io, early) = driving.join_next().await.and_then(Result::ok).flatten().ok_or(UpstreamError::Switched)?;
         Ok(Switch::Switched { head: answer.into_parts().0, io, early })
@@ -69,7 +72,7 @@ where
 }
 
 /// Drives a connection until it ends or leaves HTTP, and hands over what is below it; nothing where its exchange is cut.
-async fn drive<B>(mut connection: Connection<TokioIo<Socket>, B>, exchange: Arc<Exchange>) -> Option<(Socket, Bytes)>
+async fn drive<B>(mut connection: Connection<TokioIo<Stream>, B>, exchange: Arc<Exchange>) -> Option<(Stream, Bytes)>
 where
     B: Body + 'static,
     B::Data: Send,

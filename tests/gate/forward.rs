@@ -187,7 +187,8 @@ async fn a_request_for_a_websocket_goes_to_a_judged_address_as_any_other() {
     let backend = Backend::start();
     let gate = beside(ALLOW, &local(backend.address));
     let to = format!("localhost:{}", backend.address.port());
-    let fields = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let fields =
+        "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let mut client = agent(&gate);
     // This upstream does not agree, and its answer goes down.
     let answer = ask(&mut client, &format!("GET http://{to}/chat HTTP/1.1\r\nHost: {to}\r\n{fields}\r\n"));

@@ -22,3 +22,4 @@ mod swaps;
 mod threats;
 mod verdicts;
 mod walk;
+mod websocket;

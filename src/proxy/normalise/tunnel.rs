@@ -57,6 +57,7 @@ pub(super) fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Req
         version: head.version,
         declared_length: None,
         websocket: None,
+        takes_trailers: false,
         target_as_sent: target,
         headers: examined.strip(std::mem::take(&mut head.headers))?,
     })
