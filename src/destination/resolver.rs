@@ -19,7 +19,13 @@ const MOST: usize = 1024;
 /// One worker's memory of names.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    known: RefCell<HashMap<String, (Instant, Rc<[IpAddr]>)>>,
+    known: RefCell<HashMap<String, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    since: Instant,
+    addresses: Rc<[IpAddr]>,
 }
 
 /// Asks the system's resolver. It applies the search list of `resolv.conf`, so what comes is judged by its addresses.
@@ -63,13 +69,14 @@ impl Resolver {
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(host.to_owned(), (now, Rc::clone(&addresses)));
+        known.insert(host.to_owned(), Known { since: now, addresses: Rc::clone(&addresses) });
         Ok(addresses)
     }
 
     fn remembered(&self, host: &str, now: Instant) -> Option<Rc<[IpAddr]>> {
         let known = self.known.borrow();
-        known.get(host).filter(|(at, _)| now.saturating_duration_since(*at) < FRESH).map(|(_, addresses)| Rc::clone(addresses))
+        let fresh = known.get(host).filter(|known| now.saturating_duration_since(known.since) < FRESH);
+        fresh.map(|known| Rc::clone(&known.addresses))
     }
 }
 
