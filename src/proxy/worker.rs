@@ -43,6 +43,8 @@ pub struct Services {
     pub ready: AtomicBool,
     /// The sockets of the gate itself, once they are bound: nobody is forwarded to them.
     pub own: OnceLock<Vec<SocketAddr>>,
+    /// The gate has an SVID of its own that is valid; set by the control thread, within a second.
+    pub identified: AtomicBool,
     /// Where judges of old generations go to be freed; data of 50 MB must not be freed between two requests.
     pub retired: Mutex<Sender<Judge>>,
 }
