@@ -140,3 +140,107 @@ fn an_https_upstream_says_whom_it_expects_and_an_http_one_expects_nobody() {
     let gone = upstream(https(serde_json::json!({"ca": "/nowhere/ca.pem"}))).unwrap();
     assert!(gone.check_files().unwrap_err().to_string().starts_with("tls.ca: /nowhere/ca.pem: cannot be read"));
 }
+
+/// An HTTP/2 upstream by hand, which answers requests and PINGs as told, and tells the kinds of frames it got.
+fn by_hand(answers: bool, pongs: bool) -> (std::net::SocketAddr, std::sync::mpsc::Receiver<u8>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 24]).unwrap();
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).is_ok() {
+            let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+            stream.read_exact(&mut payload).unwrap();
+            match (head[3], head[4] & 1) {
+                (4, 0) => stream.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).unwrap(),
+                // `:status: 200` of the static table, and the end of the stream.
+                (1, _) if answers => stream.write_all(&[&[0, 0, 1, 1, 5], &head[5..], &[0x88]].concat()).unwrap(),
+                (6, 0) if pongs => stream.write_all(&[&[0, 0, 8, 6, 1, 0, 0, 0, 0], &payload[..]].concat()).unwrap(),
+                _ => {}
+            }
+            let _ = tell.send(head[3]);
+        }
+    });
+    (address, told)
+}
+
+/// Waits for a frame without keeping this thread's tasks from running.
+async fn frame(told: &std::sync::mpsc::Receiver<u8>, kind: u8) {
+    let came = async {
+        while told.try_recv() != Ok(kind) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), came).await.unwrap_or_else(|_| panic!("no frame of kind {kind} came"));
+}
+
+const PING: u8 = 6;
+const GO_AWAY: u8 = 7;
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_quiet_connection_is_asked_whether_it_lives_and_given_up_when_it_does_not_say_so() {
+    for pongs in [false, true] {
+        let (address, told) = by_hand(false, pongs);
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let pool = std::rc::Rc::new(Pool::new(holder()));
+                let upstream = upstream(serde_json::json!({"endpoint": format!("http://{address}"), "protocol": "h2"})).unwrap();
+                let request = Request::builder().header("host", "a").body(http_body_util::Empty::<Bytes>::new()).unwrap();
+                let sending = std::rc::Rc::clone(&pool);
+                let sent = tokio::task::spawn_local(async move { sending.send(&upstream, &exchange(), request).await.map(drop) });
+                frame(&told, 1).await;
+                let began = std::time::Instant::now();
+                let after = |seconds| pool.sweep(began + Duration::from_secs(seconds));
+                after(0);
+                after(14);
+                after(16);
+                frame(&told, PING).await;
+                // The answer to it comes in its own time.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                after(25);
+                after(27);
+                after(60);
+                if pongs {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    assert!(!sent.is_finished());
+                    assert!(!told.try_iter().any(|kind| kind == PING), "once for each time it falls quiet");
+                    after(330);
+                    frame(&told, PING).await;
+                    sent.abort();
+                } else {
+                    let error = timeout(Duration::from_secs(5), sent).await.expect("it is given up").unwrap().unwrap_err();
+                    assert!(matches!(error, UpstreamError::Reset(_)), "{error:?}");
+                }
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_shared_connection_that_idles_says_goodbye() {
+    let (address, told) = by_hand(true, true);
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let pool = Pool::new(holder());
+            let upstream = upstream(serde_json::json!({"endpoint": format!("http://{address}"), "protocol": "h2"})).unwrap();
+            let began = std::time::Instant::now();
+            for _ in 0..2 {
+                let request = Request::builder().header("host", "a").body(http_body_util::Empty::<Bytes>::new()).unwrap();
+                let (response, lease) =
+                    timeout(Duration::from_secs(5), pool.send(&upstream, &exchange(), request)).await.unwrap().unwrap();
+                drop(response);
+                pool.give_back(lease);
+                pool.sweep(began);
+                pool.sweep(began + Duration::from_secs(40));
+            }
+            assert!(!told.try_iter().any(|kind| kind == GO_AWAY));
+            pool.sweep(began + Duration::from_secs(91));
+            frame(&told, GO_AWAY).await;
+        })
+        .await;
+}
