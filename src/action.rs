@@ -20,6 +20,11 @@ pub struct Action<'a> {
 }
 
 impl<'a> Action<'a> {
+    /// The action of opening a tunnel.
+    pub const fn tunnel() -> Self {
+        Self { protocol: "connect", name: "CONNECT" }
+    }
+
     /// The action of a plain HTTP request: its method, as it was sent.
     pub const fn http(method: &'a str) -> Self {
         Self { protocol: "http", name: method }

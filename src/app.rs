@@ -135,6 +135,7 @@ impl App {
             settings: Mutex::new(Published::new(settings)),
             retained: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            own: std::sync::OnceLock::new(),
             identified: AtomicBool::new(false),
             retired: Mutex::new(retire),
         });
@@ -142,19 +143,14 @@ impl App {
         let house = Arc::new(House::new(&config.limits));
         let mut listeners = Vec::new();
         for (place, listener) in config.listeners.iter().enumerate() {
-            let entrance = Entrance::new(
-                place,
-                &listener.name,
-                rules(&config, listener)?,
-                Arc::clone(&holder),
-                &config.limits,
-                Arc::clone(&house),
-            )?;
+            let entrance =
+                Entrance::new(place, listener, rules(&config, listener)?, Arc::clone(&holder), &config.limits, Arc::clone(&house))?;
             listeners.push((bind("listener", listener.address)?, Arc::new(entrance)));
         }
         let admin = bind("the admin port", config.admin.address)?;
         let control = control::bind(&config.control)?;
         let addresses = addresses(&config, &listeners, &admin)?;
+        services.own.get_or_init(|| addresses.listeners.iter().map(|(_, own)| *own).chain([addresses.admin]).collect());
 
         let bench = Arc::new(Bench::new(workers, registry));
         let parts = Shared { services, bench, holder, agent, status: Arc::new(StatusBoard::default()) };
@@ -238,7 +234,8 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
     let new = Config::read(file).map_err(|report: config::Report| report.to_string())?;
     let listeners = |config: &Config| {
         let fixed = |l: &crate::listener::Config| {
-            (l.name.clone(), l.address, l.trust_domains.clone(), l.max_svid_lifetime, l.minimum_tls, l.health.is_some())
+            let takes = (l.trust_domains.clone(), l.max_svid_lifetime, l.minimum_tls, l.health.is_some());
+            (l.name.clone(), l.address, l.mode, l.identity, takes)
         };
         config.listeners.iter().map(fixed).collect::<Vec<_>>()
     };

@@ -38,6 +38,7 @@ pub struct Config {
     pub environment: String,
     pub identity: tls::Config,
     pub listeners: Vec<listener::Config>,
+    #[serde(default)]
     pub upstreams: BTreeMap<String, upstream::Config>,
     pub policy: policy::Config,
     #[serde(default)]
@@ -93,6 +94,7 @@ impl Config {
                 health: listener.health.as_ref().map(|health| health.path.as_str()),
                 sse_last_event: listener.sse_last_event,
                 routes: &listener.routes,
+                destinations: (listener.mode == listener::Mode::Forward).then_some(&*listener.destinations),
             })
             .collect();
         Parts {

@@ -46,6 +46,10 @@ words! {
         MethodRefused = "method_refused",
         Version = "version",
         TargetForm = "target_form",
+        /// A path alone, to a listener beside an agent: a proxy's request names its host in the target (RFC 9112 section 3.2.2).
+        OriginForm = "origin_form",
+        /// `https` in an absolute-form target: its TLS would end here. A tunnel (CONNECT) is asked for instead.
+        AbsoluteHttps = "absolute_https",
         TargetTooLong = "target_too_long",
         Fragment = "fragment",
         HeaderName = "header_name",
@@ -87,6 +91,12 @@ words! {
         /// The request's authority is not one that the TLS server name may speak to.
         Misdirected = "misdirected",
         NoRoute = "no_route",
+        /// The destination's name has no address, or nobody said one in time.
+        DestinationUnresolved = "destination_unresolved",
+        /// One of the destination's addresses is not public, and its entry does not name it.
+        DestinationPrivate = "destination_private",
+        /// The request would come back to this gate, or has passed too many like it.
+        Loop = "loop",
         /// Nobody was proven, and this listener answers strangers about its health only.
         NoIdentity = "no_identity",
         /// A limit of connections, streams or exchanges a peer may hold.
@@ -140,6 +150,8 @@ words! {
         LeaseBytesIn = "lease_max_bytes_in",
         LeaseBytesOut = "lease_max_bytes_out",
         CertificateExpired = "certificate_expired",
+        /// The tunnel's first bytes do not ask for the host it was opened for, or asked for nothing in time.
+        ServerName = "server_name",
         /// The roots or rules the peer was admitted under are gone.
         IdentityWithdrawn = "identity_withdrawn",
         Shutdown = "shutdown",
@@ -214,7 +226,9 @@ impl Refusal {
             Self::HeaderTimeout => 408,
             Self::TargetTooLong => 414,
             Self::Expect => 417,
-            Self::NoIdentity => 403,
+            Self::NoIdentity | Self::DestinationPrivate => 403,
+            Self::DestinationUnresolved => 502,
+            Self::Loop => 508,
             Self::Misdirected => 421,
             Self::HeadersTooLarge | Self::HeadersTooMany => 431,
             Self::NoRoute => 404,

@@ -14,6 +14,7 @@
 
 mod admit;
 pub mod again;
+mod connect;
 mod counted;
 pub mod download;
 pub mod downstream;
@@ -23,6 +24,7 @@ pub mod flow;
 mod grpc;
 pub mod normalise;
 pub mod open;
+pub mod outbound;
 mod question;
 pub mod record;
 pub mod respond;
@@ -135,11 +137,11 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     open.hold(room);
     let request = read.ok_or(Stop::denied(Reason::Internal))??;
     served_here(open, listener, &request)?;
-    let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
     if !open.worker.services.identified.load(Ordering::Relaxed) {
         // A connection from before does not outlive who we were: what it is told would no longer be told by anybody proven.
         return Err(Stop::denied(Reason::OwnCertificate));
     }
+    let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
 
     // After we know you: the session as it stood before, then the judge.
     let sessions = &open.worker.services.sessions;
@@ -150,6 +152,9 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     recorded(open).await?;
 
     // After an allow: the upstream, and what comes back.
+    if admitted.request.is_tunnel() {
+        return connect::connect(open, admitted).await;
+    }
     let last_event = listener.sse_last_event;
     if let Some(asked) = admitted.request.websocket.take() {
         return websocket::answer(open, admitted, &asked, last_event).await;
@@ -160,6 +165,10 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
 
 /// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).
 fn served_here(open: &Open, listener: &settings::Listener, request: &normalise::Request) -> Result<(), Stop> {
+    if listener.is_outbound() {
+        // The host is somebody else's, and the server name was the gate's.
+        return Ok(());
+    }
     // Asked of the host and not of the server name, which a client may leave out.
     let ours = listener.server_names.is_empty() || listener.server_names.contains(&request.host);
     let meant = open.downstream.server_name.as_ref().is_none_or(|name| *name == request.host);
@@ -179,11 +188,13 @@ async fn recorded(open: &Open) -> Result<(), Stop> {
 type Answered = (Response<upstream::Answer>, upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
 
 async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answered, Stop> {
-    let Admitted { request, upload, response_headers, settings, upstream, host } = admitted;
+    let pinned = admitted.pinned();
+    let Admitted { request, upload, response_headers, settings, upstream, host, .. } = admitted;
     let target = settings.upstreams.get(upstream).ok_or(Stop::denied(Reason::Internal))?;
+    let upstream = pinned.as_ref().unwrap_or(&target.upstream);
     let request = upstream_request(request, upload, host).ok_or(Stop::denied(Reason::Internal))?;
     let began = Instant::now();
-    let mut sending = pin!(open.worker.pool.send(&target.upstream, open.exchange(), request));
+    let mut sending = pin!(open.worker.pool.send(upstream, open.exchange(), request));
     let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
         Poll::Pending => open.flow.poll_overdue(cx).map(|_: Overdue| Err(UpstreamError::ResponseTimeout)),
         ready => ready,

@@ -80,7 +80,7 @@ fn ended(open: &Open, now: Instant, wall: Duration) -> Option<Cause> {
     if open.flow.lease().max_age.is_some_and(|most| now.duration_since(open.began) >= most) {
         return Some(Cause::LeaseAge);
     }
-    let expired = open.downstream.peer.as_ref().is_some_and(|peer| wall.as_secs() >= peer.not_after);
+    let expired = open.downstream.peer.as_ref().is_some_and(|peer| wall.as_secs() >= peer.not_after.get());
     expired.then_some(Cause::CertificateExpired)
 }
 

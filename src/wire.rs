@@ -53,11 +53,13 @@ pub struct Limits {
     pub control_frames: u32,
     /// HTTP/2 streams a second the peer may reset.
     pub resets: u32,
+    /// CONNECT may ask for a tunnel; what follows it is no request.
+    pub connect: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_bytes: 64 * 1024, headers: 100, target_bytes: 8 * 1024, control_frames: 1000, resets: 200 }
+        Self { header_bytes: 64 * 1024, headers: 100, target_bytes: 8 * 1024, control_frames: 1000, resets: 200, connect: false }
     }
 }
 

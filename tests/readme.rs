@@ -51,6 +51,7 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis schema", Succeeds),
     ("portcullis check -c examples/envoy-opa/gate.yaml", Succeeds),
     ("portcullis check -c examples/spire/gate.yaml", Succeeds),
+    ("portcullis check -c examples/sidecar/gate.yaml", Succeeds),
     ("portcullis status", Succeeds),
     ("portcullis sessions", Succeeds),
     ("portcullis sessions --spiffe-id spiffe://example.org/agents/research", Succeeds),

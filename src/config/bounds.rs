@@ -31,6 +31,10 @@ const NONE: Span = Span::millis(0);
 
 const TABLE: &[Row] = &[
     (&["listeners", "*", "max_svid_lifetime"], Time(Span::seconds(1), YEARS)),
+    (&["listeners", "*", "destinations", "*", "ports", "*"], Count(1, 65_535)),
+    (&["listeners", "*", "destinations", "*", "connect_timeout"], Time(INSTANT, DAY)),
+    (&["listeners", "*", "destinations", "*", "response_timeout"], Time(INSTANT, DAY)),
+    (&["listeners", "*", "destinations", "*", "idle_timeout"], Time(INSTANT, YEARS)),
     (&["upstreams", "*", "connect_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "response_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "idle_timeout"], Time(INSTANT, YEARS)),

@@ -170,10 +170,81 @@ impl<'a> Check<'a> {
             if let Some(health) = listener.child("health") {
                 self.child_form(&health, "path", grammar::literal_path);
             }
-            self.not_none(listener.child("routes"), "route");
-            let routes = listener.child("routes").map(|place| place.items()).unwrap_or_default();
-            self.unique_names(&routes, "name");
-            routes.iter().for_each(|route| self.route(route));
+            if listener.child("mode").is_some_and(|mode| mode.text() == Some("forward")) {
+                self.forward(listener);
+            } else {
+                self.reverse(listener);
+            }
+            self.own_identity(listener);
+        }
+    }
+
+    fn reverse(&mut self, listener: &Place<'a>) {
+        if let Some(destinations) = listener.child("destinations") {
+            let hint = "write `routes`, or `mode: forward` for a listener beside an agent".to_owned();
+            self.say(&destinations, "a listener in front of a service has routes and no destinations", Some(hint));
+        }
+        if listener.child("routes").is_none() && listener.length().is_some() {
+            let hint = Some("add `routes: [{name: all, upstream: NAME}]`".to_owned());
+            self.say(listener, "it has no `routes`, so it could forward nothing", hint);
+        }
+        self.not_none(listener.child("routes"), "route");
+        let routes = listener.child("routes").map(|place| place.items()).unwrap_or_default();
+        self.unique_names(&routes, "name");
+        routes.iter().for_each(|route| self.route(route));
+    }
+
+    fn forward(&mut self, listener: &Place<'a>) {
+        for (key, why) in [
+            ("routes", "a listener beside an agent has destinations and no routes"),
+            ("server_names", "a listener beside an agent is asked for other people's names"),
+        ] {
+            if let Some(place) = listener.child(key) {
+                let hint = "leave the key out, or write `mode: reverse` for a listener in front of a service".to_owned();
+                self.say(&place, why, Some(hint));
+            }
+        }
+        if listener.child("destinations").is_none() {
+            let hint = Some("add `destinations: [{name: api, hosts: [api.example.com]}]`".to_owned());
+            self.say(listener, "it has no `destinations`, so it could forward nothing", hint);
+        }
+        self.not_none(listener.child("destinations"), "destination");
+        let destinations = listener.child("destinations").map(|place| place.items()).unwrap_or_default();
+        self.unique_names(&destinations, "name");
+        for destination in &destinations {
+            self.destination(destination);
+        }
+    }
+
+    fn destination(&mut self, destination: &Place<'a>) {
+        self.not_none(destination.child("hosts"), "host; write \"*\" to take every one");
+        self.not_none(destination.child("ports"), "port");
+        self.items_form(destination, "hosts", grammar::route_host);
+        self.items_form(destination, "server_names", grammar::route_host);
+        self.child_form(destination, "decision", grammar::decision);
+        for network in destination.child("cidrs").iter().flat_map(Place::items) {
+            self.network(&network);
+        }
+        if let Some(name) = destination.child("name")
+            && self.at(&["upstreams"]).is_some_and(|upstreams| name.text().is_some_and(|text| upstreams.child(text).is_some()))
+        {
+            let hint = Some("kills and metrics know both by their name; choose another one".to_owned());
+            self.say(&name, format!("{} is the name of an upstream as well", name.quoted()), hint);
+        }
+    }
+
+    /// Whoever reaches the listener is taken for us: nobody outside the pod may.
+    fn own_identity(&mut self, listener: &Place<'a>) {
+        let Some(identity) = listener.child("identity").filter(|identity| identity.text() == Some("self")) else { return };
+        if listener.child("mode").is_none_or(|mode| mode.text() == Some("reverse")) {
+            let hint = Some("write `mode: forward`, or `identity: peer`".to_owned());
+            self.say(&identity, "our own identity stands for callers beside us, not in front of a service", hint);
+        }
+        let Some(address) = listener.child("address") else { return };
+        if address.text().and_then(|text| text.parse::<SocketAddr>().ok()).is_some_and(|parsed| !parsed.ip().is_loopback()) {
+            let message =
+                format!("{} can be reached from outside, and `identity: self` would take every caller for us", address.quoted());
+            self.say(&address, message, Some("write a loopback address, such as 127.0.0.1:3128, or `identity: peer`".to_owned()));
         }
     }
 

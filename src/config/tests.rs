@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::*;
 
 const FULL: &str = include_str!("../../examples/admin-api/gate.yaml");
+const SIDECAR: &str = include_str!("../../examples/sidecar/gate.yaml");
 const SPIRE: &str = include_str!("../../examples/spire/gate.yaml");
 const MINIMAL: &str = include_str!("../../examples/minimal/gate.yaml");
 
@@ -35,11 +36,13 @@ fn the_examples_are_right() {
     let minimal = parse(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(minimal.listeners[0].routes[0].path_prefix, "/");
     assert_eq!(minimal.admin.address.port(), 9901);
+    let sidecar = parse(SIDECAR).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(sidecar.listeners[0].destinations.len(), 2);
 }
 
 #[test]
-fn the_full_example_has_every_key() {
-    // What a gate can have only one of stands in an example of its own.
+fn the_full_examples_have_every_key() {
+    // What a gate or a listener can have only one of stands in an example of its own.
     fn check(schema: &Value, at: &Value, values: &[&Value], path: &str) {
         let at = match at.get("$ref").and_then(Value::as_str) {
             Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -59,7 +62,7 @@ fn the_full_example_has_every_key() {
         }
     }
     let schema = Config::schema();
-    let examples = [FULL, SPIRE].map(|text| yaml::read(text, &nothing).0.unwrap().value());
+    let examples = [FULL, SIDECAR, SPIRE].map(|text| yaml::read(text, &nothing).0.unwrap().value());
     check(&schema, &schema, &examples.each_ref(), "");
 }
 
@@ -98,7 +101,7 @@ gate.yaml:9:18: listeners[0].minimum_tls: expected one of `1.2`, `1.3`, found th
   hint: write it in quotes: \"1.3\"
 gate.yaml:10:24: listeners[0].max_svid_lifetime: expected a duration: a whole number and a unit, such as 500ms, 20s, 15m, 24h, 7d, \
 found the number `24`
-gate.yaml:11:11: listeners[0].mode: expected `reverse`, found the text `revers`
+gate.yaml:11:11: listeners[0].mode: expected one of `reverse`, `forward`, found the text `revers`
   hint: did you mean `reverse`?
 gate.yaml:12:5: listeners[0].health: it has no value; write one, or leave the key out
 gate.yaml:15:19: listeners[0].routes[0].upstream: there is no upstream `payrol`
@@ -187,6 +190,36 @@ fn what_no_schema_can_see_is_told_on_its_line() {
         let fits = |mistake: &Mistake| mistake.line == line && mistake.message.contains(message);
         assert!(report.mistakes.iter().any(fits), "{new}: expected line {line}: {message}\n{report}");
     }
+}
+
+#[test]
+fn a_listener_beside_an_agent_is_held_to_its_own_rules() {
+    for (old, new, message) in [
+        ("address: 127.0.0.1:3128", "address: 0.0.0.0:3128", "`identity: self` would take every caller for us"),
+        ("address: 127.0.0.1:3128", "address: \"[::]:3128\"", "can be reached from outside"),
+        ("address: 127.0.0.1:3128", "address: 10.0.0.1:3128", "can be reached from outside"),
+        ("mode: forward ", "mode: forward\n    routes: [] ", "has destinations and no routes"),
+        ("mode: forward ", "mode: forward\n    server_names: [a.org] ", "asked for other people's names"),
+        ("mode: forward ", "mode: reverse ", "has routes and no destinations"),
+        ("- name: web ", "- name: api ", "is the name of another one as well"),
+        ("hosts: [\"*\"]", "hosts: []", "at least one host"),
+        ("hosts: [\"*\"]", "hosts: [\"a:1\"]", "`a:1`"),
+        ("ports: [443, 80]", "ports: []", "at least one port"),
+        ("ports: [443, 80]", "ports: [0]", "`0` is out of bounds; write 1 to 65535"),
+        ("\"::1/128\"]", "\"::1\"]", "`::1` is not a network"),
+        ("sni: if_tls", "sni: strict", "expected one of `required`, `if_tls`, `ignore`"),
+        ("identity: self ", "identity: own ", "expected one of `peer`, `self`"),
+    ] {
+        let report = parse(&edited(SIDECAR, old, new).0).expect_err(new);
+        assert!(report.mistakes.iter().any(|mistake| mistake.message.contains(message)), "{new}: {report}");
+    }
+    let own = SIDECAR.replace("mode: forward ", "mode: reverse ");
+    assert!(parse(&own).unwrap_err().to_string().contains("not in front of a service"));
+    let named = SIDECAR.to_owned() + "upstreams: {web: {endpoint: \"http://127.0.0.1:1\"}}\n";
+    assert!(parse(&named).unwrap_err().to_string().contains("`web` is the name of an upstream as well"));
+    let (before, after) = (SIDECAR.find("    destinations:").unwrap(), SIDECAR.find("policy:").unwrap());
+    let nowhere = format!("{}{}", &SIDECAR[..before], &SIDECAR[after..]);
+    assert!(parse(&nowhere).unwrap_err().to_string().contains("it has no `destinations`"));
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Case<'a> {
     pub resource: ResourceFacts<'a>,
     pub route: RouteFacts<'a>,
     pub connection: &'a ConnectionFacts,
+    /// Beside an agent only.
+    pub destination: Option<DestinationFacts<'a>>,
     pub workload: Option<WorkloadFacts<'a>>,
     pub session_id: &'a str,
     pub session: &'a View,
@@ -81,6 +83,19 @@ pub struct RouteFacts<'a> {
     pub upstream: &'a str,
 }
 
+/// Where a request of an agent goes.
+#[derive(Clone, Copy, Debug)]
+pub struct DestinationFacts<'a> {
+    pub host: &'a str,
+    pub port: u16,
+    /// All the name has; the connection goes to one of them.
+    pub addresses: &'a [SocketAddr],
+    /// One of them is not public.
+    pub private: bool,
+    /// What a tunnel's TLS asks for, once it has begun.
+    pub sni: Option<&'a str>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct WorkloadFacts<'a> {
     pub owner: &'a str,
@@ -124,6 +139,7 @@ impl ConnectionFacts {
         (remote, local): (SocketAddr, SocketAddr),
         server_name: Option<&str>,
         our_id: &str,
+        proof: &str,
         lists: &Networks,
     ) -> Self {
         let address = remote.ip().to_canonical();
@@ -142,20 +158,14 @@ impl ConnectionFacts {
             ("lifetime_seconds", Value::from(certificate.lifetime_seconds)),
         ]);
         let principal = Value::from(peer.to_string());
-        let envoy = |address: SocketAddr, principal: Value| {
-            let socket = object([
-                ("address", Value::from(address.ip().to_canonical().to_string())),
-                ("portValue", Value::from(u64::from(address.port()))),
-            ]);
-            object([("address", object([("socketAddress", socket)])), ("principal", principal)])
-        };
+        let envoy = |address: SocketAddr, principal: Value| object([("address", envoy_address(address)), ("principal", principal)]);
         Self {
             connection: object(connection),
             peer: object([
                 ("spiffe_id", principal.clone()),
                 ("trust_domain", Value::from(peer.trust_domain_name())),
                 ("segments", Value::from(segments)),
-                ("proof", Value::from("mtls")),
+                ("proof", Value::from(proof)),
                 ("certificate", certificate),
             ]),
             envoy_source: envoy(remote, principal.clone()),
@@ -164,6 +174,15 @@ impl ConnectionFacts {
             server_name: server_name.map(|name| object([("sni", Value::from(name))])),
         }
     }
+}
+
+/// A socket address as Envoy writes it.
+pub(super) fn envoy_address(address: SocketAddr) -> Value {
+    let socket = object([
+        ("address", Value::from(address.ip().to_canonical().to_string())),
+        ("portValue", Value::from(u64::from(address.port()))),
+    ]);
+    object([("socketAddress", socket)])
 }
 
 /// An object value of named parts.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use http::header::HeaderMap;
 use regorus::Value;
 
-use super::case::{Case, object};
+use super::case::{Case, envoy_address, object};
 use crate::policy::Footprint;
 
 /// What must be at hand before a fact can be told.
@@ -48,7 +48,7 @@ macro_rules! facts {
 /// Every fact, in the order of the contract.
 pub const FACTS: &[Fact] = facts! {
     "attributes"."source", Connection, Frozen, |c| Some(c.connection.envoy_source.clone());
-    "attributes"."destination", Connection, Frozen, |c| Some(c.connection.envoy_destination.clone());
+    "attributes"."destination", Head, Frozen, |c| Some(envoy_destination(c));
     "attributes"."tlsSession", Connection, Frozen, |c| c.connection.server_name.clone();
     "attributes"."request"."time", Head, Frozen, |c| Some(object([
         ("seconds", Value::from(c.began.as_secs())), ("nanos", Value::from(c.began.subsec_nanos()))]));
@@ -56,7 +56,7 @@ pub const FACTS: &[Fact] = facts! {
     "attributes"."request"."http"."method", Head, Frozen, |c| text(c.request.method);
     "attributes"."request"."http"."path", Head, Frozen, |c| Some(Value::from(path_and_query(c)));
     "attributes"."request"."http"."host", Head, Frozen, |c| Some(Value::from(authority(c)));
-    "attributes"."request"."http"."scheme", Head, Frozen, |c| text(c.request.scheme);
+    "attributes"."request"."http"."scheme", Head, Frozen, |c| scheme(c);
     "attributes"."request"."http"."protocol", Head, Frozen, |c| text(c.request.protocol);
     "attributes"."request"."http"."size", Head, Frozen, |c| c.request.size.map(Value::from);
     "attributes"."request"."http"."headers", Head, Frozen, |c| Some(envoy_headers(c));
@@ -72,7 +72,7 @@ pub const FACTS: &[Fact] = facts! {
     "phase", Now, Live, |c| text(c.phase.code());
     "environment", Head, Frozen, |c| text(c.environment);
     "request"."method", Head, Frozen, |c| text(c.request.method);
-    "request"."scheme", Head, Frozen, |c| text(c.request.scheme);
+    "request"."scheme", Head, Frozen, |c| scheme(c);
     "request"."host", Head, Frozen, |c| text(c.request.host);
     "request"."port", Head, Frozen, |c| Some(Value::from(u64::from(c.request.port)));
     "request"."path", Head, Frozen, |c| text(c.request.path);
@@ -92,6 +92,13 @@ pub const FACTS: &[Fact] = facts! {
     "route"."listener", Head, Frozen, |c| text(c.route.listener);
     "route"."name", Head, Frozen, |c| text(c.route.name);
     "route"."upstream", Head, Frozen, |c| text(c.route.upstream);
+    "destination"."host", Head, Frozen, |c| text(c.destination?.host);
+    "destination"."port", Head, Frozen, |c| Some(Value::from(u64::from(c.destination?.port)));
+    "destination"."addresses", Head, Frozen, |c| Some(Value::from(
+        c.destination?.addresses.iter().map(|address| Value::from(address.ip().to_string())).collect::<Vec<_>>()));
+    "destination"."private", Head, Frozen, |c| Some(Value::from(c.destination?.private));
+    // Known once the tunnel has begun, and then the policy that reads it is asked again.
+    "destination"."sni", Now, Live, |c| text(c.destination?.sni?);
     "connection", Connection, Frozen, |c| Some(c.connection.connection.clone());
     "peer", Connection, Frozen, |c| Some(c.connection.peer.clone());
     "workload"."owner", Connection, Frozen, |c| text(c.workload?.owner);
@@ -115,6 +122,8 @@ pub struct Plan {
     root: Vec<Node>,
     pub needs_body: bool,
     pub reads_recent: bool,
+    /// It reads the TLS server name a tunnel begins with.
+    pub reads_server_name: bool,
     /// Some fact it reads changes while an exchange is open.
     pub reads_live: bool,
 }
@@ -131,6 +140,7 @@ impl Plan {
         let wanted: Vec<&'static Fact> = FACTS.iter().filter(|fact| footprint.reads(fact.path)).collect();
         Self {
             needs_body: wanted.iter().any(|fact| fact.needs == Needs::Body),
+            reads_server_name: wanted.iter().any(|fact| fact.path == ["destination", "sni"]),
             reads_recent: wanted.iter().any(|fact| fact.path == ["session", "recent"]),
             reads_live: wanted.iter().any(|fact| fact.half == Half::Live),
             root: nodes(&wanted, 0),
@@ -212,6 +222,10 @@ fn envoy_headers(case: &Case<'_>) -> Value {
         (":path", path_and_query(case)),
         (":scheme", case.request.scheme.to_owned()),
     ] {
+        // RFC 9113 section 8.5.
+        if is_tunnel(case) && matches!(name, ":path" | ":scheme") {
+            continue;
+        }
         joined.insert(Value::from(name), Value::from(value));
     }
     Value::from(joined)
@@ -225,6 +239,23 @@ fn envoy_segments(case: &Case<'_>) -> Value {
     strings(case.request.segments.iter())
 }
 
+/// A tunnel has no path, and no scheme either.
+fn is_tunnel(case: &Case<'_>) -> bool {
+    case.request.path.is_empty()
+}
+
+fn scheme(case: &Case<'_>) -> Option<Value> {
+    if is_tunnel(case) { None } else { text(case.request.scheme) }
+}
+
+/// Beside an agent it is where the request goes, as Envoy tells of traffic it took from an agent, and not our own socket.
+fn envoy_destination(case: &Case<'_>) -> Value {
+    match case.destination.and_then(|destination| destination.addresses.first()) {
+        None => case.connection.envoy_destination.clone(),
+        Some(first) => object([("address", envoy_address(*first))]),
+    }
+}
+
 fn path_and_query(case: &Case<'_>) -> String {
     match case.request.raw_query {
         Some(query) => format!("{}?{query}", case.request.path),
@@ -233,6 +264,9 @@ fn path_and_query(case: &Case<'_>) -> String {
 }
 
 fn authority(case: &Case<'_>) -> String {
+    if is_tunnel(case) {
+        return format!("{}:{}", case.request.host, case.request.port);
+    }
     let default = if case.request.scheme == "https" { 443 } else { 80 };
     if case.request.port == default { case.request.host.to_owned() } else { format!("{}:{}", case.request.host, case.request.port) }
 }

@@ -20,8 +20,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_rustls::server::TlsStream;
 
+use super::channel::Channel;
 use super::line::{Close, Line};
 use super::{Entrance, LAST_WORDS_WITHIN};
 use crate::audit::{Line as RecordLine, Record, readable_target};
@@ -33,8 +33,7 @@ use crate::proxy::open::Open;
 use crate::proxy::tunnel::Tunnel;
 use crate::proxy::worker::Worker;
 use crate::proxy::{record, respond, serve};
-use crate::socket::Socket;
-use crate::wire::{self, Monitor, Rejection, Wire};
+use crate::wire::{Monitor, Rejection, Wire};
 
 /// hyper never reads with a smaller buffer.
 const SMALLEST_BUFFER: usize = 8192;
@@ -54,10 +53,10 @@ pub(super) async fn carry(
     entrance: Arc<Entrance>,
     downstream: Rc<Downstream>,
     line: Rc<Line>,
-    tls: TlsStream<Socket>,
+    channel: Channel,
 ) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http1(tls, wire_limits(limits));
+    let (wire, monitor) = Wire::http1(channel, entrance.wire_limits());
     line.watch(monitor.clone());
     let service = service_fn({
         let (worker, downstream, line, monitor) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), monitor.clone());
@@ -133,7 +132,7 @@ pub(super) async fn carry(
 }
 
 /// Carries what follows on a connection that has left HTTP; cut and orders come first as before.
-async fn carry_tunnel(line: &Line, tunnel: Tunnel, tls: TlsStream<Socket>, early: Bytes) {
+async fn carry_tunnel(line: &Line, tunnel: Tunnel, tls: Channel, early: Bytes) {
     let flow = Rc::clone(tunnel.flow());
     let mut carried = pin!(tunnel.carry(tls, early));
     poll_fn(|cx| {
@@ -143,10 +142,6 @@ async fn carry_tunnel(line: &Line, tunnel: Tunnel, tls: TlsStream<Socket>, early
         carried.as_mut().poll(cx)
     })
     .await;
-}
-
-pub(super) fn wire_limits(limits: &super::Limits) -> wire::Limits {
-    wire::Limits { header_bytes: limits.header_bytes.bytes(), headers: limits.headers, ..wire::Limits::default() }
 }
 
 /// hyper's call for one request. The exchange is opened here, not in the future this returns, which nobody may have polled when a
@@ -159,7 +154,7 @@ fn answer(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
     // Whatever follows a request to leave HTTP is no request: `wire` lets none through, so the connection ends with a refusal.
-    let leaves = request.headers().contains_key(UPGRADE);
+    let leaves = request.headers().contains_key(UPGRADE) || request.method() == http::Method::CONNECT;
     line.set_left_http(leaves);
     let close = leaves || line.order() == Close::AfterOne;
     let tail = TailGuard::opened(monitor.clone());
@@ -189,8 +184,11 @@ fn answer(
 /// Whether a load balancer asks for health here, and the answer. Not an exchange: nothing is forwarded, judged or recorded.
 pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Request<B>) -> Option<bool> {
     let settings = worker.settings();
-    let path = settings.listener(downstream.listener)?.health.as_deref()?;
-    (request.uri().path() == path && matches!(*request.method(), http::Method::GET | http::Method::HEAD))
+    let listener = settings.listener(downstream.listener)?;
+    let path = listener.health.as_deref()?;
+    // Beside an agent a path of somebody else's must not be taken for ours.
+    let ours = !listener.is_outbound() || request.uri().authority().is_none();
+    (ours && request.uri().path() == path && matches!(*request.method(), http::Method::GET | http::Method::HEAD))
         .then(|| worker.services.ready.load(std::sync::atomic::Ordering::Relaxed))
 }
 
@@ -249,13 +247,7 @@ pub(super) fn head_timeout(monitor: &Monitor) -> Rejection {
 }
 
 /// Answers and records a head that hyper never saw.
-async fn reject(
-    worker: &Worker,
-    entrance: &Entrance,
-    downstream: &Downstream,
-    wire: Wire<TlsStream<Socket>>,
-    rejection: Rejection,
-) {
+async fn reject(worker: &Worker, entrance: &Entrance, downstream: &Downstream, wire: Wire<Channel>, rejection: Rejection) {
     let id = uuid::Uuid::new_v4().to_string();
     record_rejection(worker, entrance, downstream, &id, &rejection, Protocol::Http1).await;
     let mut tls = wire.into_inner();
@@ -271,7 +263,7 @@ async fn reject(
 
 /// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer
 /// (RFC 9112 section 9.6).
-async fn throw_away(tls: &mut TlsStream<Socket>) -> std::io::Result<()> {
+async fn throw_away(tls: &mut Channel) -> std::io::Result<()> {
     let mut thrown = [0; 4096];
     let mut left: usize = 256 * 1024;
     while left > 0 {

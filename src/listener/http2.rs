@@ -17,10 +17,10 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
-use tokio_rustls::server::TlsStream;
 
 use super::Entrance;
-use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection, wire_limits};
+use super::channel::Channel;
+use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection};
 use super::line::{Close, Line};
 use super::stream::{Stream, Streams};
 use crate::decision::{Protocol, Refusal};
@@ -28,7 +28,6 @@ use crate::proxy::downstream::Downstream;
 use crate::proxy::open::Open;
 use crate::proxy::worker::Worker;
 use crate::proxy::{respond, serve};
-use crate::socket::Socket;
 use crate::wire::{Rejection, Wire};
 
 /// What h2 may queue for a stream that its client does not read: as much may still leave after a kill whose worker is busy.
@@ -48,10 +47,10 @@ pub(super) async fn carry(
     entrance: Arc<Entrance>,
     downstream: Rc<Downstream>,
     line: Rc<Line>,
-    tls: TlsStream<Socket>,
+    channel: Channel,
 ) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http2(tls, wire_limits(limits));
+    let (wire, monitor) = Wire::http2(channel, entrance.wire_limits());
     line.watch(monitor.clone());
     let streams = Streams::default();
     let service = service_fn({

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::UnixTime;
+
 use super::http1::TailGuard;
 use super::{LAST_WORDS_WITHIN, Limits, unix_now};
 use crate::exchange::{Registered, Side};
-use crate::proxy::downstream::Downstream;
+use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::flow::Flow;
 use crate::proxy::tunnel::Tunnel;
 use crate::tls::{self, Holder, ListenerRules};
@@ -191,8 +193,11 @@ impl Line {
     /// True when the peer would not be let in any more.
     fn identity_ended(&self) -> bool {
         let known = self.known.borrow();
-        let Some(Known { proven: Some(peer), .. }) = &*known else { return false };
+        let Some(Known { proven: Some(peer), downstream, .. }) = &*known else { return false };
         let now = unix_now();
+        if let Some(own) = downstream.peer.as_ref().filter(|peer| peer.own) {
+            return self.own_identity_ended(own, now);
+        }
         if now.as_secs() >= peer.not_after {
             return true;
         }
@@ -205,6 +210,18 @@ impl Line {
             self.admitted_by.set(identity.bundle_revision());
         }
         !admitted
+    }
+
+    /// Who stands behind our own identity stands as long as we have it: one that was renewed is the same, one that was taken back is
+    /// nobody's.
+    fn own_identity_ended(&self, own: &downstream::Peer, now: UnixTime) -> bool {
+        let identity = self.holder.current();
+        if identity.revision() != self.admitted_by.get() {
+            let Some(renewed) = identity.as_peer(now).filter(|peer| peer.spiffe_id == own.spiffe_id) else { return true };
+            own.not_after.set(renewed.not_after);
+            self.admitted_by.set(identity.revision());
+        }
+        now.as_secs() >= own.not_after.get()
     }
 }
 

@@ -60,9 +60,16 @@ impl Open {
             return Again::NotYet;
         };
         let settings = self.worker.settings();
-        let Some((_, route, target)) = settings.route(self.downstream.listener, &request.host, &request.path) else {
+        let Some((_, route, target)) = settings.route(self.downstream.listener, &request) else {
             return Again::Ends(Cause::NoRoute, None);
         };
+        // What the configuration permits may have changed; where the exchange goes has not.
+        let addresses = self.kept(|kept| kept.addresses.clone()).flatten();
+        if let (Some(rule), Some(addresses)) = (&route.outbound, addresses)
+            && rule.check(&addresses, self.worker.services.own()).is_err()
+        {
+            return Again::Ends(Cause::NoRoute, None);
+        }
         let reads_body = plans.get(route.entry).is_some_and(|plan| plan.needs_body);
         let Some(question) = self.kept(|kept| kept.question(reads_body)).flatten() else {
             return observed(route.enforcement, Again::Ends(Cause::BodyGone, None));

@@ -98,7 +98,8 @@ pub(super) fn is_call(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
-/// What a request asks to be done: a call where it speaks gRPC over HTTP/2 and names a method of a service, else its HTTP method.
+/// What a request asks to be done: a call where it speaks gRPC over HTTP/2 and names a method of a service, a tunnel where it has no
+/// path, else its HTTP method.
 pub(super) fn action<'a>(protocol: Protocol, version: Version, method: &'a Method, path: &'a str) -> Action<'a> {
     let called = path.strip_prefix('/').filter(|name| {
         let mut parts = name.split('/');
@@ -107,6 +108,7 @@ pub(super) fn action<'a>(protocol: Protocol, version: Version, method: &'a Metho
     });
     match (protocol, version, called) {
         (Protocol::Grpc, Version::HTTP_2, Some(name)) => Action::grpc(name),
+        _ if path.is_empty() => Action::tunnel(),
         _ => Action::http(method.as_str()),
     }
 }

@@ -12,6 +12,7 @@ pub mod path;
 pub(in crate::proxy) mod query;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use http::request::Parts;
 use http::uri::Scheme;
@@ -29,6 +30,8 @@ pub struct Downstream {
     /// What absolute-form targets and `:scheme` must say, and where the default port comes from.
     pub scheme: Scheme,
     pub limits: Limits,
+    /// It stands beside an agent: targets name their host, and CONNECT asks for a tunnel.
+    pub outbound: bool,
 }
 
 /// How large a head may be, decoded.
@@ -75,6 +78,12 @@ pub struct Request {
 ///
 /// The refusal for the first thing in it that has two readings, or that no listener serves.
 pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, Refusal> {
+    if downstream.outbound {
+        tunnel::check_form(head)?;
+        if head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_none() {
+            return tunnel::normalise(head, downstream);
+        }
+    }
     let websocket = handshake::asked(head)?;
     let method = if websocket.is_some() { Method::GET } else { checked_method(&head.method)? };
     let target = Target::read(head, &downstream.scheme)?;
@@ -116,9 +125,18 @@ impl Request {
         }
     }
 
-    /// What stands in `host`, or in `:authority`: the host, and the port unless it is the scheme's own.
+    /// Whether it asks for a tunnel: it has a host and a port, and no path.
+    pub fn is_tunnel(&self) -> bool {
+        self.path.is_empty()
+    }
+
+    /// What stands in `host`, or in `:authority`: the host, and the port unless it is the scheme's own. A tunnel has no scheme.
     pub fn authority(&self) -> String {
-        if self.port == default_port(&self.scheme) { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if !self.is_tunnel() && self.port == default_port(&self.scheme) {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// Declares the length of a body that replaces the one that was sent, and forgets what described that one.

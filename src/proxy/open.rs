@@ -5,6 +5,7 @@
 //! one decision line, and one closing line where that was written early.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,7 +21,7 @@ use super::flow::Flow;
 use super::grpc;
 use super::normalise::Request;
 use super::record;
-use super::settings::Settings;
+use super::settings::{Listener, Settings};
 use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why, readable_target};
 use crate::decision::{Ending, Enforcement, Protocol, Refusal, Transport};
@@ -54,6 +55,8 @@ pub struct Open {
     in_session: Cell<bool>,
     judged: Cell<Instant>,
     told: Cell<bool>,
+    /// The TLS server name a tunnel began with.
+    server_name: RefCell<Option<String>>,
 }
 
 /// What the record will say.
@@ -84,6 +87,8 @@ pub(super) struct Story {
 pub struct Kept {
     pub request: Rc<Request>,
     pub rewritten: bool,
+    /// Beside an agent: where it goes.
+    pub addresses: Option<Arc<[SocketAddr]>>,
     pub had_body: bool,
     pub body: KeptBody,
     pub session: View,
@@ -130,6 +135,7 @@ impl Open {
             in_session: Cell::new(false),
             judged: Cell::new(now),
             told: Cell::new(false),
+            server_name: RefCell::default(),
             worker,
             downstream,
         });
@@ -140,6 +146,20 @@ impl Open {
 
     pub fn exchange(&self) -> &Arc<Exchange> {
         self.registered.exchange()
+    }
+
+    /// Whether its listener stands beside an agent.
+    pub(super) fn is_outbound(&self) -> bool {
+        self.worker.settings().listener(self.downstream.listener).is_some_and(Listener::is_outbound)
+    }
+
+    /// The TLS server name a tunnel began with, once that is known.
+    pub(super) fn server_name(&self) -> Option<String> {
+        self.server_name.borrow().clone()
+    }
+
+    pub(super) fn set_server_name(&self, name: Option<String>) {
+        self.server_name.replace(name);
     }
 
     /// True when the client wants no body.
@@ -263,7 +283,12 @@ impl Open {
                 Outcome::Deny | Outcome::Refused => "deny",
                 Outcome::ObserveDeny => "observe_deny",
             };
-            let action = format!("{} {}", request.method, request.path);
+            // A tunnel has no path; what it does is where it goes.
+            let action = if request.is_tunnel() {
+                format!("{} {}", request.method, request.authority())
+            } else {
+                format!("{} {}", request.method, request.path)
+            };
             let past = Past { action, host: request.host.clone(), verdict, at: self.began };
             sessions.remember(id, past, outcome != Outcome::Allow);
         }

@@ -90,7 +90,11 @@ fn refused(open: &Rc<Open>, grpc: bool, refusal: Refusal) -> Response<Reply> {
     open.worker.services.metrics.requests_refused.of(refusal).inc();
     note(open, Outcome::Refused, Why::Refused(refusal));
     open.ended(Ending::Refused);
-    let told = refusal_told(refusal);
+    let mut told = refusal_told(refusal);
+    if refusal == Refusal::NoRoute && open.is_outbound() {
+        // In front of a service a name without a route is not there; beside an agent it is not allowed.
+        told.status = 403;
+    }
     let mut response = problem(open, grpc, &told);
     if refusal.has_two_readings() {
         close(&mut response, open);
@@ -152,9 +156,13 @@ fn cut(open: &Rc<Open>, grpc: bool, cause: Cause) -> Response<Reply> {
     let reason = match cause {
         Cause::Kill | Cause::Shutdown | Cause::IdentityWithdrawn => Reason::Killed,
         Cause::CertificateExpired => Reason::Expired,
-        Cause::Policy | Cause::NoRoute | Cause::BodyGone | Cause::LeaseAge | Cause::LeaseBytesIn | Cause::LeaseBytesOut => {
-            Reason::Policy
-        }
+        Cause::Policy
+        | Cause::NoRoute
+        | Cause::BodyGone
+        | Cause::LeaseAge
+        | Cause::LeaseBytesIn
+        | Cause::LeaseBytesOut
+        | Cause::ServerName => Reason::Policy,
     };
     if open.story(|story| story.outcome.is_none()) {
         note(open, Outcome::Deny, Why::Denied(reason));

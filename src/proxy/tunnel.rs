@@ -19,6 +19,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::way::{Broken, Way};
+use super::connect::Expected;
 use super::flow::{Flow, Overdue, Stage};
 use super::open::Open;
 use super::websocket::frame::{self, Fault, Frames, Sender};
@@ -63,6 +64,8 @@ pub struct Tunnel {
     open: Rc<Open>,
     far: Far,
     framing: Framing,
+    /// What its first bytes must be.
+    expected: Option<Expected>,
 }
 
 /// Why the bytes ceased to flow.
@@ -79,7 +82,12 @@ enum End {
 
 impl Tunnel {
     pub const fn new(open: Rc<Open>, far: Far, framing: Framing) -> Self {
-        Self { open, far, framing }
+        Self { open, far, framing, expected: None }
+    }
+
+    /// The same, held until its first bytes are what they must be.
+    pub(super) fn expecting(self, expected: Expected) -> Self {
+        Self { expected: Some(expected), ..self }
     }
 
     pub fn flow(&self) -> &Rc<Flow> {
@@ -90,8 +98,13 @@ impl Tunnel {
     ///
     /// # Cancel safety
     /// Dropping the future drops both ends.
-    pub async fn carry<D: AsyncRead + AsyncWrite + Unpin>(self, client: D, early: Bytes) {
-        let Self { open, far, framing } = self;
+    pub async fn carry<D: AsyncRead + AsyncWrite + Unpin>(self, mut client: D, mut early: Bytes) {
+        let Self { open, far, framing, expected } = self;
+        open.flow.set_stage(Stage::Answering);
+        if let Some(expected) = expected {
+            let Some(held) = expected.hold(&open, &mut client, early).await else { return };
+            early = held;
+        }
         let frames = |sender| match framing {
             Framing::Opaque => None,
             Framing::WebSocket { extended } => Some(Frames::new(sender, extended)),
@@ -104,7 +117,6 @@ impl Tunnel {
             down: Way::new(&far.early, frames(Sender::Server)),
             halves: framing == Framing::Opaque,
         };
-        open.flow.set_stage(Stage::Answering);
         open.flow.set_may_say_farewell(framing != Framing::Opaque);
         let end = poll_fn(|cx| bridge.poll(cx)).await;
         let complete = bridge.is_complete();

@@ -32,14 +32,16 @@ use crate::upstream::{Switch, UpstreamError};
 /// Sends the request on, and answers it.
 pub(super) async fn answer(open: &Rc<Open>, admitted: Admitted, asked: &Asked, last_event: bool) -> Result<Response<Reply>, Stop> {
     let internal = || Stop::denied(Reason::Internal);
+    let pinned = admitted.pinned();
     let Admitted { request, response_headers, settings, upstream, host, .. } = admitted;
     let target = settings.upstreams.get(upstream).ok_or_else(internal)?;
+    let upstream = pinned.as_ref().unwrap_or(&target.upstream);
     let ours = Ours::new(uuid::Uuid::new_v4().into_bytes()).ok_or_else(internal)?;
     let mut sent = upstream_request(request, Upload::Whole(None), host).ok_or_else(internal)?;
     ours.write(sent.headers_mut());
     let words = Words::default();
     let began = Instant::now();
-    let mut sending = pin!(open.worker.pool.switch(&target.upstream, open.exchange(), words.gate(&open.flow), sent));
+    let mut sending = pin!(open.worker.pool.switch(upstream, open.exchange(), words.gate(&open.flow), sent));
     let switch = poll_fn(|cx| match sending.as_mut().poll(cx) {
         Poll::Pending => open.flow.poll_overdue(cx).map(|_: Overdue| Err(UpstreamError::ResponseTimeout)),
         ready => ready,

@@ -5,16 +5,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::flow::Upload;
 use super::open::Open;
 use super::settings::Settings;
 use crate::audit::Audit;
+use crate::destination::Resolver;
 use crate::exchange::Registry;
 use crate::judge::case::Case;
 use crate::judge::{Generation, Judge, Judgement, Seat};
@@ -39,6 +41,8 @@ pub struct Services {
     pub retained: AtomicU64,
     /// The gate answers: a policy is in force and nobody drains it.
     pub ready: AtomicBool,
+    /// The sockets of the gate itself, once they are bound: nobody is forwarded to them.
+    pub own: OnceLock<Vec<SocketAddr>>,
     /// The gate has an SVID of its own that is valid; set by the control thread, within a second.
     pub identified: AtomicBool,
     /// Where judges of old generations go to be freed; data of 50 MB must not be freed between two requests.
@@ -62,6 +66,11 @@ impl Published {
 }
 
 impl Services {
+    /// The sockets of the gate itself.
+    pub fn own(&self) -> &[SocketAddr] {
+        self.own.get().map_or(&[], Vec::as_slice)
+    }
+
     /// The newest settings.
     pub fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.published().current)
@@ -101,6 +110,7 @@ pub struct Worker {
     judge: RefCell<Option<Judge>>,
     settings: RefCell<Rc<Settings>>,
     pub pool: Pool<Upload>,
+    pub resolver: Resolver,
     /// Moved by the sweep, read by whoever needs no better than its tick.
     pub clock: Rc<Cell<Instant>>,
     open: RefCell<slab::Slab<Weak<Open>>>,
@@ -127,6 +137,7 @@ impl Worker {
             judge: RefCell::new(None),
             settings: RefCell::new(settings),
             pool,
+            resolver: Resolver::default(),
             clock: Rc::new(Cell::new(Instant::now())),
             open: RefCell::new(slab::Slab::new()),
         }

@@ -19,6 +19,7 @@ use rustls::sign::CertifiedKey;
 
 use super::load;
 use super::refusal::PeerError;
+use super::svid::Peer;
 use super::{Config, Source};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -160,6 +161,12 @@ impl Identity {
     /// The trust domains whose SVIDs can be checked.
     pub fn trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.bundles.0.keys()
+    }
+
+    /// Ourselves as a peer, for callers who stand behind our own identity; `None` from the second our SVID ends in, when whoever was
+    /// admitted by it is let go.
+    pub fn as_peer(&self, now: UnixTime) -> Option<Peer> {
+        Peer::read(self.certificates()).ok().filter(|_| now.as_secs() < self.not_after())
     }
 
     /// What is unwise about it, for whoever logs.

@@ -3,6 +3,7 @@
 //! In: the configuration. Out: an [`Upstream`], or the mistake and what to write instead. What must stay true: an https endpoint
 //! always says whom it expects there. A server that is merely "some TLS server" is anybody, and the request carries the caller's name.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,6 +154,8 @@ pub struct Way {
     pub port: u16,
     pub tls: Option<Expected>,
     pub speaks: Speaks,
+    /// Addresses that were judged; the host is then not looked up.
+    pub pinned: Option<Arc<[SocketAddr]>>,
 }
 
 impl Way {
@@ -170,7 +173,7 @@ impl Way {
             (Some(ProtocolConfig::H2), _) => Speaks::Http2,
             (Some(ProtocolConfig::Http1), _) | (None, false) => Speaks::Http1,
         };
-        Ok(Self { host, port, tls, speaks })
+        Ok(Self { host, port, tls, speaks, pinned: None })
     }
 }
 
@@ -213,6 +216,26 @@ impl Upstream {
             response_timeout: config.response_timeout.0,
             idle_timeout: config.idle_timeout.0,
         })
+    }
+
+    /// An upstream that stands nowhere until each request says where: [`Upstream::at`].
+    pub fn anywhere(name: &str, connect: Span, response: Span, idle: Span) -> Self {
+        let way = Way { host: String::new(), port: 0, tls: None, speaks: Speaks::Http1, pinned: Some(Arc::new([])) };
+        Self {
+            name: Arc::from(name),
+            way: Arc::new(way),
+            environment: None,
+            connect_timeout: connect.0,
+            response_timeout: response.0,
+            idle_timeout: idle.0,
+        }
+    }
+
+    /// The same upstream at addresses that were judged.
+    #[must_use]
+    pub fn at(&self, host: &str, port: u16, addresses: &Arc<[SocketAddr]>) -> Self {
+        let way = Way { host: host.to_owned(), port, pinned: Some(Arc::clone(addresses)), ..(*self.way).clone() };
+        Self { way: Arc::new(way), ..self.clone() }
     }
 
     /// Looks into the files it names.

@@ -56,7 +56,10 @@ impl Connector {
     pub(super) async fn connect(&self, upstream: &Upstream, speaks: Speaks, gate: Gate) -> Result<Stream, UpstreamError> {
         let way = &upstream.way;
         let connecting = async {
-            let addresses = self.addresses(&way.host, way.port).await?;
+            let addresses = match &way.pinned {
+                Some(pinned) => pinned.to_vec(),
+                None => self.addresses(&way.host, way.port).await?,
+            };
             self.secure(Socket::new(any_of(&addresses).await?, gate), way.tls.as_ref(), speaks).await
         };
         timeout(upstream.connect_timeout, connecting).await.map_err(|_| UpstreamError::ConnectTimeout)?

@@ -12,6 +12,7 @@
 mod cuts;
 mod deny;
 mod examples;
+mod forward;
 mod grpc;
 mod harness;
 mod life;

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const DOWNSTREAM: Downstream = Downstream { scheme: Scheme::HTTPS, limits: Limits { header_bytes: 4096, headers: 20 } };
+const DOWNSTREAM: Downstream =
+    Downstream { scheme: Scheme::HTTPS, limits: Limits { header_bytes: 4096, headers: 20 }, outbound: false };
 
 /// A head as hyper hands it up. HTTP/2 targets are absolute, as h2 builds them from `:scheme`, `:authority` and `:path`.
 fn head(version: Version, method: &str, target: &str, fields: &[(&str, &str)]) -> Parts {
