@@ -39,7 +39,7 @@ impl Lately {
     pub(super) fn see(&mut self, hash: u64, now: u64, within: u64, most: usize) -> usize {
         if self.0.len() > most {
             // Only where it matters: looking which are past costs a walk.
-            self.0.retain(|entry| now - entry.seen < within);
+            self.0.retain(|entry| now.saturating_sub(entry.seen) < within);
         }
         touch(&mut self.0, hash, now, most + 1);
         self.count(now, within)

@@ -113,7 +113,7 @@ impl Memory {
             (Self::Sequence(progress), Kind::Sequence(sequence)) => {
                 let marks = progress.take(sequence, asked, now.millis, || asked.told().into())?;
                 let first = marks.first().map_or(now.millis, |first| first.at);
-                let took = Span::millis(now.millis - first);
+                let took = Span::millis(now.millis.saturating_sub(first));
                 Some(Why { text: format!("all {} steps within {took}", sequence.steps()), marks })
             }
             // They fire at a denial and at a byte; while that lasts `deny` refuses what is asked.

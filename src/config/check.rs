@@ -3,6 +3,8 @@
 //! In: the document, mistakes and all. Out: more mistakes. It walks the document and not `Config`, so it can speak of everything
 //! that is readable while something else is still misspelt; a value that is absent or of a wrong type is not its business.
 
+mod anomaly;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -23,6 +25,7 @@ pub(super) fn mistakes(root: &Place<'_>) -> Vec<Mistake> {
     check.addresses();
     check.policy();
     check.tables();
+    check.anomaly();
     check.control();
     check.files();
     bounds::check(root, &mut check.found);
@@ -274,12 +277,17 @@ impl<'a> Check<'a> {
     }
 
     fn workload(&mut self, rule: &Place<'_>) {
-        let Some(place) = rule.child("spiffe_id") else { return };
+        if let Some(place) = rule.child("spiffe_id") {
+            self.pattern(&place);
+        }
+    }
+
+    fn pattern(&mut self, place: &Place<'_>) {
         let Some(scalar) = place.scalar() else { return };
         if let Some(Err(error)) = place.text().map(str::parse::<Pattern>) {
             let told =
                 if scalar.expanded { format!("{} does not hold a SPIFFE ID pattern", place.quoted()) } else { error.to_string() };
-            self.say(&place, told, None);
+            self.say(place, told, None);
         }
     }
 

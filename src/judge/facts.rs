@@ -11,6 +11,7 @@ use regorus::Value;
 
 use super::case::{Case, object};
 use crate::action::Action;
+use crate::anomaly::Reading;
 use crate::policy::Footprint;
 
 /// What must be at hand before a fact can be told.
@@ -106,6 +107,7 @@ pub const FACTS: &[Fact] = facts! {
     "exchange"."age_seconds", Now, Live, |c| Some(Value::from(c.progress.age.as_secs()));
     "exchange"."bytes_in", Now, Live, |c| Some(Value::from(c.progress.bytes_in));
     "exchange"."bytes_out", Now, Live, |c| Some(Value::from(c.progress.bytes_out));
+    "anomaly", Now, Live, |c| Some(anomaly(&c.anomaly.read()?));
     "time"."seconds", Now, Live, |c| Some(Value::from(c.now.as_secs()));
     "time"."windows", Now, Live, |c| Some(object(c.windows.iter().map(|(name, open)| (name.as_str(), Value::from(*open)))));
 };
@@ -116,6 +118,7 @@ pub struct Plan {
     root: Vec<Node>,
     pub needs_body: bool,
     pub reads_recent: bool,
+    pub reads_anomaly: bool,
     /// Some fact it reads changes while an exchange is open.
     pub reads_live: bool,
 }
@@ -133,6 +136,7 @@ impl Plan {
         Self {
             needs_body: wanted.iter().any(|fact| fact.needs == Needs::Body),
             reads_recent: wanted.iter().any(|fact| fact.path == ["session", "recent"]),
+            reads_anomaly: wanted.iter().any(|fact| fact.path == ["anomaly"]),
             reads_live: wanted.iter().any(|fact| fact.half == Half::Live),
             root: nodes(&wanted, 0),
         }
@@ -236,6 +240,14 @@ fn path_and_query(case: &Case<'_>) -> String {
 fn authority(case: &Case<'_>) -> String {
     let default = if case.request.scheme == "https" { 443 } else { 80 };
     if case.request.port == default { case.request.host.to_owned() } else { format!("{}:{}", case.request.host, case.request.port) }
+}
+
+fn anomaly(reading: &Reading) -> Value {
+    object([
+        ("score", Value::from(reading.score)),
+        ("rules", strings(reading.rules.iter())),
+        ("learning", Value::from(reading.learning)),
+    ])
 }
 
 fn recent(case: &Case<'_>) -> Value {

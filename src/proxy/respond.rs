@@ -98,6 +98,7 @@ fn refused(open: &Rc<Open>, grpc: bool, refusal: Refusal) -> Response<Reply> {
 fn denied(open: &Rc<Open>, grpc: bool, reason: Reason, denial: &Denial) -> Response<Reply> {
     note(open, Outcome::Deny, Why::Denied(reason));
     open.count_denied(reason);
+    open.suspect_denial(reason);
     open.ended(Ending::Denied);
     let told = Told { status: denial.status.unwrap_or_else(|| reason.status()), code: reason.code(), title: title(reason) };
     let mut response = problem(open, grpc, &told);
@@ -119,6 +120,7 @@ fn denied(open: &Rc<Open>, grpc: bool, reason: Reason, denial: &Denial) -> Respo
 const fn title(reason: Reason) -> &'static str {
     match reason {
         Reason::Policy => "Denied by policy",
+        Reason::Anomaly => "An anomaly rule refused the request",
         Reason::Killed => "This identity or what it was doing has been killed",
         Reason::BodyTooLarge | Reason::BodyIncomplete | Reason::BodyTimeout | Reason::BodyUnreadable => {
             "The request body cannot be judged"
@@ -141,6 +143,7 @@ const fn title(reason: Reason) -> &'static str {
 fn cut(open: &Rc<Open>, grpc: bool, cause: Cause) -> Response<Reply> {
     let reason = match cause {
         Cause::Kill | Cause::Shutdown | Cause::IdentityWithdrawn => Reason::Killed,
+        Cause::Anomaly => Reason::Anomaly,
         Cause::CertificateExpired => Reason::Expired,
         Cause::Policy | Cause::NoRoute | Cause::BodyGone | Cause::LeaseAge | Cause::LeaseBytesIn | Cause::LeaseBytesOut => {
             Reason::Policy

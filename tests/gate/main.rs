@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and says where"
 )]
 
+mod anomaly;
 mod cuts;
 mod deny;
 mod examples;
@@ -17,6 +18,7 @@ mod life;
 mod promises;
 mod record;
 mod review;
+mod story;
 mod swaps;
 mod threats;
 mod verdicts;
