@@ -102,7 +102,7 @@ mod tests {
     fn the_one_not_seen_longest_makes_room() {
         let mut known = Known::default();
         assert_eq!([1, 2, 1].map(|name| known.see(name, name, 2)), [true, true, false]);
-        assert!(known.see(1, 5, 2) == false && known.see(3, 6, 2), "2 goes");
+        assert!(!known.see(1, 5, 2) && known.see(3, 6, 2), "2 goes");
         assert!(!known.see(1, 7, 2) && known.see(2, 8, 2));
         assert_eq!(known.len(), 2);
     }

@@ -78,7 +78,6 @@ impl Volume {
     }
 
     fn learn(&mut self, bytes: u64) {
-        #[expect(clippy::cast_precision_loss, reason = "an average of bytes is not exact to the byte")]
         let bytes = bytes as f64;
         if self.learned == 0 {
             (self.average, self.deviation) = (bytes, bytes / 2.0);
@@ -94,7 +93,6 @@ fn length(config: &VolumeConfig) -> u64 {
     u64::try_from(config.window.0.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates, and bytes are not negative")]
 fn whole(bytes: f64) -> u64 {
     bytes as u64
 }

@@ -85,6 +85,5 @@ fn since(seconds: f64) -> String {
     if seconds < 60.0 {
         return format!("{seconds:.3}s");
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an age is not negative, and saturates")]
     ago(seconds as u64)
 }

@@ -246,8 +246,10 @@ async fn the_policy_reads_that_a_session_is_still_learned_from() {
     assert!(explained(&gate, "agents/research")["rules"][0]["learning_seconds"].as_u64().unwrap() > 86_000);
 }
 
+/// Prints how long it took; the bound is for hangs, since other tests run beside this one.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_rule_cuts_is_cut_within_fifty_milliseconds() {
+#[expect(clippy::print_stderr, reason = "a measurement is printed")]
+async fn what_a_rule_cuts_is_cut_at_once() {
     let (backend, _) = ticking();
     let rules =
         "{name: chain, sequence: {within: 10m, steps: [{match: {path: /v1/a}}, {match: {path: /v1/b}}]}, action: kill_session}";
@@ -270,7 +272,6 @@ async fn what_a_rule_cuts_is_cut_within_fifty_milliseconds() {
         tokio::task::block_in_place(|| gate.control("DELETE", &lift, ""));
     }
     took.sort();
-    // The client's view; wide, since other tests run beside this one.
     assert!(took[10] < std::time::Duration::from_secs(1), "{took:?}");
     eprintln!(
         "from the request that fired to the stream's last byte, as the client saw it: median {:?}, worst {:?}",

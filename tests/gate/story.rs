@@ -130,8 +130,5 @@ async fn an_agent_that_carries_secrets_out_is_stopped_and_an_operator_sees_why_a
             (&ids[2], &"anomaly".into(), &"secrets-carried-out".into())
         );
         assert_eq!(by("/v1/events", "cut")["cause"], "kill");
-        if std::env::var_os("PORTCULLIS_STORY").is_some() {
-            eprintln!("{told}");
-        }
     }
 }
