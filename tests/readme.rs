@@ -53,6 +53,7 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis check -c examples/admin-api/gate.yaml", Succeeds),
     ("portcullis schema", Succeeds),
     ("portcullis check -c examples/envoy-opa/gate.yaml", Succeeds),
+    ("portcullis check -c examples/spire/gate.yaml", Succeeds),
     ("portcullis status", Succeeds),
     ("portcullis sessions", Succeeds),
     ("portcullis sessions --spiffe-id spiffe://example.org/agents/research", Succeeds),

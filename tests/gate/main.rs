@@ -18,6 +18,7 @@ mod life;
 mod promises;
 mod record;
 mod review;
+mod spire;
 mod story;
 mod swaps;
 mod threats;
