@@ -175,10 +175,11 @@ fn measure(arguments: &[String]) -> Result<()> {
         scale,
         websocket: asked.websocket,
         only: asked.only,
+        files,
         upstream,
         service,
     };
-    machine(&run, files);
+    machine(&run);
     let mut failed = Vec::new();
     for scenario in &asked.scenarios {
         eprintln!("{scenario} ({} s)", began.elapsed().as_secs());
@@ -228,16 +229,24 @@ fn build_gate(repository: &Path) -> Result<PathBuf> {
     Ok(std::fs::canonicalize(target.join(profile).join("portcullis"))?)
 }
 
-fn machine(run: &Run, files: u64) {
+fn machine(run: &Run) {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let model = read("/proc/cpuinfo");
-    let model = model.lines().find_map(|line| line.strip_prefix("model name")).map_or("", |rest| rest.trim_start_matches([' ', '\t', ':']));
+    let model =
+        model.lines().find_map(|line| line.strip_prefix("model name")).map_or("", |rest| rest.trim_start_matches([' ', '\t', ':']));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = read("/proc/meminfo");
     let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default().trim();
-    println!("Machine: {model}, {cores} cores, {memory}, Linux {}; {files} files", read("/proc/sys/kernel/osrelease").trim());
+    println!(
+        "Machine: {model}, {cores} cores, {memory}, Linux {}, {} open files",
+        read("/proc/sys/kernel/osrelease").trim(),
+        run.files
+    );
     let profile = run.gate.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    println!("Proxy on core 0; load and upstream on core 1; gate built as {profile}; {} rounds of {:?}", run.scale.rounds, run.scale.length);
+    println!(
+        "Proxy on core 0; load and upstream on core 1; gate built as {profile}; {} rounds of {:?}",
+        run.scale.rounds, run.scale.length
+    );
     for version in proxies::versions(&run.place()) {
         println!("- {version}");
     }

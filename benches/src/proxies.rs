@@ -25,16 +25,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
-        Self::Floor,
-        Self::Nginx,
-        Self::Haproxy,
-        Self::Envoy,
-        Self::EnvoyRbac,
-        Self::EnvoyAuthorizer,
-        Self::GateAllow,
-        Self::Gate,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Floor, Self::Nginx, Self::Haproxy, Self::Envoy, Self::EnvoyRbac, Self::EnvoyAuthorizer, Self::GateAllow, Self::Gate];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -190,7 +182,9 @@ impl Proxy {
                 }
                 std::fs::write(home.join("envoy.yaml"), envoy_yaml(kind, place, address, service))?;
                 let mut command = pinned(PROXY_CORE, &envoy(place.repository).context("no envoy")?);
-                command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"]).arg(home.join("envoy.yaml"));
+                command
+                    .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"])
+                    .arg(home.join("envoy.yaml"));
                 command
             }
         };
@@ -250,7 +244,7 @@ fn nginx(place: &Place<'_>, home: &Path, address: SocketAddr) -> String {
 worker_processes 1;
 pid {home}/pid;
 error_log {home}/error.log error;
-events {{ worker_connections 30000; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
     keepalive_requests 1000000000;
@@ -278,7 +272,7 @@ fn haproxy(place: &Place<'_>, address: SocketAddr) -> String {
     format!(
         r"global
     nbthread 1
-    maxconn 15000
+    maxconn 4000
     tune.ssl.cachesize 0
     tune.ssl.lifetime 0
 defaults

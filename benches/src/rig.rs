@@ -187,8 +187,8 @@ pub fn metrics(admin: SocketAddr) -> Result<String> {
 
 /// The sum of all samples of one metric whose labels contain `label`.
 pub fn sample(metrics: &str, name: &str, label: &str) -> f64 {
-    let values = metrics.lines().filter(|line| {
-        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
-    });
+    let values = metrics
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label));
     values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

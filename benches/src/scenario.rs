@@ -37,6 +37,8 @@ pub struct Run {
     pub scale: Scale,
     pub websocket: bool,
     pub only: Option<Vec<String>>,
+    /// Open files one process may have.
+    pub files: u64,
     pub upstream: SocketAddr,
     pub service: Served,
 }

@@ -108,12 +108,8 @@ struct Holding {
 }
 
 pub async fn run(target: Target, wanted: Vec<(Kind, usize, usize)>) -> Result<()> {
-    let holding = Rc::new(Holding {
-        target,
-        all: RefCell::default(),
-        turns: Rc::new(Semaphore::new(AT_ONCE)),
-        failed: RefCell::default(),
-    });
+    let holding =
+        Rc::new(Holding { target, all: RefCell::default(), turns: Rc::new(Semaphore::new(AT_ONCE)), failed: RefCell::default() });
     let mut opening = tokio::task::JoinSet::new();
     for (kind, count, agent) in wanted {
         let http2 = matches!(kind, Kind::IdleH2 | Kind::EventsH2(_));
@@ -202,7 +198,8 @@ impl Holding {
             Kind::Events | Kind::WebSocket | Kind::SlowReader => {
                 tls.write_all(head_of(kind)).await?;
                 let end = answers.head(&mut tls).await?;
-                let line = String::from_utf8_lossy(&answers.buffer[..end.min(answers.held)]).lines().next().unwrap_or_default().to_owned();
+                let line =
+                    String::from_utf8_lossy(&answers.buffer[..end.min(answers.held)]).lines().next().unwrap_or_default().to_owned();
                 let wanted = if kind == Kind::WebSocket { "HTTP/1.1 101" } else { "HTTP/1.1 200" };
                 ensure!(line.starts_with(wanted), "answered with: {line}");
             }
@@ -283,7 +280,9 @@ async fn listen(tls: &mut TlsStream<TcpStream>, held: &Held) -> Result<()> {
 /// Sends a head or a body a byte at a time.
 async fn drip(tls: &mut TlsStream<TcpStream>, kind: Kind) -> Result<()> {
     let start: &[u8] = match kind {
-        Kind::SlowBody => b"POST /v1/notes HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 100000\r\n\r\n",
+        Kind::SlowBody => {
+            b"POST /v1/notes HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 100000\r\n\r\n"
+        }
         _ => b"GET /v1/users/7 HTTP/1.1\r\nhost: localhost\r\nx-slow: ",
     };
     tls.write_all(start).await?;

@@ -49,14 +49,7 @@ pub fn handshake(run: &Run) -> Result<()> {
     compare(run, title, "connection", &proxies, &absent, &arguments)
 }
 
-fn compare(
-    run: &Run,
-    title: &str,
-    unit: &str,
-    proxies: &[Proxy],
-    absent: &[(Kind, String)],
-    arguments: &[String],
-) -> Result<()> {
+fn compare(run: &Run, title: &str, unit: &str, proxies: &[Proxy], absent: &[(Kind, String)], arguments: &[String]) -> Result<()> {
     let mut rounds: Vec<HashMap<&str, Sample>> = Vec::new();
     for _ in 0..run.scale.rounds {
         let mut round = HashMap::new();
@@ -74,8 +67,10 @@ fn compare(
     };
     let cpu = format!("CPU µs a {unit}");
     let rate = format!("{unit}s a second");
-    let mut table =
-        Table::new(title, &["proxy", &cpu, "range of rounds", "times Envoy RBAC", "µs over the floor", "authorizer µs", &rate, "p50 µs", "p99 µs"]);
+    let mut table = Table::new(
+        title,
+        &["proxy", &cpu, "range of rounds", "times Envoy RBAC", "µs over the floor", "authorizer µs", &rate, "p50 µs", "p99 µs"],
+    );
     for proxy in proxies {
         let kind = proxy.kind;
         let mut spent = over(kind, &|sample| sample.cpu_us);
