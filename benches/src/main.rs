@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/Cargo.toml --bin run -- [SCENARIO...] [--quick] [--smoke] [--gate PATH]
-//!     [--only portcullis,floor,...] [--without websocket]
+//!     [--only portcullis,floor,...] [--without websocket] [--keep]
 //! ```
 //!
 //! In: the names of scenarios; all when none is named. Out: tables in Markdown on stdout, talk on stderr. The gate is built with the
-//! profile this was built with, unless `--gate` names one. The proxy under test has core 0 for itself, the load and the upstream
+//! profile this was built with, unless `--gate` names one. `--keep` leaves configurations, logs and records where they are. The proxy under test has core 0 for itself, the load and the upstream
 //! have core 1. This binary is also each of its own helpers, so that one build builds everything.
 
 mod authorizer;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{role}: {error:#}");
+            eprintln!("failed: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -117,15 +117,18 @@ struct Asked {
     gate: Option<PathBuf>,
     only: Option<Vec<String>>,
     websocket: bool,
+    keep: bool,
 }
 
 fn asked(arguments: &[String]) -> Result<Asked> {
-    let mut asked = Asked { scenarios: Vec::new(), quick: false, smoke: false, gate: None, only: None, websocket: true };
+    let mut asked =
+        Asked { scenarios: Vec::new(), quick: false, smoke: false, gate: None, only: None, websocket: true, keep: false };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} wants a value"));
         match argument.as_str() {
             "--quick" => asked.quick = true,
+            "--keep" => asked.keep = true,
             "--smoke" => asked.smoke = true,
             "--gate" => asked.gate = Some(std::fs::canonicalize(value()?)?),
             "--only" => {
@@ -160,7 +163,8 @@ fn measure(arguments: &[String]) -> Result<()> {
         Some(gate) => gate.clone(),
         None => build_gate(&repository)?,
     };
-    let folder = tempfile::tempdir()?;
+    let mut folder = tempfile::tempdir()?;
+    folder.disable_cleanup(asked.keep);
     tls::issue(folder.path(), &[LOADER, VICTIM, OTHER])?;
     let (upstream, service) = Run::start_upstream(folder.path(), TICK)?;
     let scale = match (asked.smoke, asked.quick) {
@@ -198,6 +202,9 @@ fn measure(arguments: &[String]) -> Result<()> {
         }
     }
     eprintln!("done in {} s", began.elapsed().as_secs());
+    if asked.keep {
+        eprintln!("kept: {}", run.folder.display());
+    }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }

@@ -223,6 +223,7 @@ upstreams:
   service: {{endpoint: "http://{upstream}"}}
 policy:
   bundles: {{authz: {{path: policy}}}}
+  limits: {{time: 500ms}}
 limits:
   connections: 40000
   header_timeout: 60s
