@@ -165,7 +165,7 @@ impl Gate {
             }
         }
         accepting.shutdown().await;
-        self.drain(&mut signals).await;
+        self.drain(&mut signals, &mut ordered, &mut bundles, &mut certificates).await;
         self.end(closing, serving).await
     }
 
@@ -253,21 +253,35 @@ impl Gate {
         Token::of(paths.map(PathBuf::as_path))
     }
 
-    async fn drain(&self, signals: &mut Signals) {
+    /// Waits for what is open. Until the last of it is over operators and policies still have their say.
+    async fn drain(
+        &mut self,
+        signals: &mut Signals,
+        ordered: &mut mpsc::Receiver<Order>,
+        bundles: &mut Watch<Bundles>,
+        certificates: &mut Watch<Token>,
+    ) {
         tracing::info!("draining");
         self.parts.status.update(|status| status.draining = true);
         self.parts.set_ready(false);
         self.tell(|| Command::Drain);
         let deadline = Instant::now() + self.config.limits.drain.0;
+        let mut look = tokio::time::interval(LOOK_EVERY);
         while self.house.connections() > 0 && Instant::now() < deadline {
-            tokio::select! {
+            let event = tokio::select! {
                 biased;
-                event = signals.next() => {
-                    if matches!(event, Event::Stop) {
-                        break;
-                    }
-                }
-                () = tokio::time::sleep(DRAIN_TICK) => {}
+                signal = signals.next() => signal,
+                Some(order) = ordered.recv() => Event::Order(order),
+                _ = look.tick() => Event::Look,
+                () = tokio::time::sleep(DRAIN_TICK) => Event::Sweep,
+            };
+            match event {
+                Event::Stop => break,
+                // A configuration read now would be in force for nobody.
+                Event::Reload => {}
+                Event::Order(order) => self.obey(order, bundles).await,
+                Event::Look => self.look(bundles, certificates).await,
+                Event::Sweep => self.sweep(),
             }
         }
         let door = &self.parts.services.door;

@@ -141,6 +141,13 @@ impl Line {
         if overdue && (self.is_killed() || self.identity_ended() || self.is_empty()) {
             self.close(Close::Now);
         }
+        // A killed identity that asks nothing is not owed an answer for as long as others may idle.
+        let silent = self.order.get() == Close::AfterOne
+            && self.is_empty()
+            && self.ordered.get().is_some_and(|at| now.duration_since(at) > limits.header_timeout.0);
+        if silent {
+            self.close(Close::Gracefully);
+        }
         if let Some(monitor) = &*self.monitor.borrow() {
             let late = |since: Option<Instant>, bound: Duration| since.is_some_and(|since| now.duration_since(since) > bound);
             if late(monitor.head_begun(), limits.header_timeout.0) {

@@ -11,6 +11,7 @@
 
 mod cuts;
 mod deny;
+mod examples;
 mod harness;
 mod life;
 mod promises;
