@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{LOADER, Run, words};
 use crate::load::abuse::KINDS;
@@ -15,6 +15,7 @@ pub fn abuse(run: &Run) -> Result<()> {
         &["flood", "closed after", "frames it took", "MiB before", "MiB after"],
     );
     let proxy = Proxy::start(Kind::Gate, &run.place())?;
+    let mut never = Vec::new();
     for kind in KINDS {
         std::thread::sleep(Duration::from_millis(300));
         let before = proxy.served.resident();
@@ -23,11 +24,15 @@ pub fn abuse(run: &Run) -> Result<()> {
         let after = proxy.served.resident();
         let closed = match told["closed"].as_bool() {
             Some(true) => milliseconds(told["after_us"].as_f64().unwrap_or(f64::NAN)),
-            _ => "never".to_owned(),
+            _ => {
+                never.push(kind);
+                "never".to_owned()
+            }
         };
         let mebibytes = |kibibytes: u64| one(kibibytes as f64 / 1024.0);
         table.row(vec![kind.to_owned(), closed, told["frames"].to_string(), mebibytes(before), mebibytes(after)]);
     }
     table.print();
+    ensure!(never.is_empty(), "never closed: {}", never.join(", "));
     Ok(())
 }
