@@ -181,7 +181,7 @@ fn measure(arguments: &[String]) -> Result<()> {
         only: asked.only,
         files,
         upstream,
-        service,
+        _service: service,
     };
     machine(&run);
     let mut failed = Vec::new();

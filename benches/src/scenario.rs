@@ -40,7 +40,8 @@ pub struct Run {
     /// Open files one process may have.
     pub files: u64,
     pub upstream: SocketAddr,
-    pub service: Served,
+    /// Ends with the run.
+    pub _service: Served,
 }
 
 impl Run {
@@ -60,12 +61,12 @@ impl Run {
     }
 
     /// Starts those of `kinds` that are wanted and here; tells of the others.
-    pub fn start_all(&self, kinds: &[Kind]) -> Result<(Vec<Proxy>, Vec<(Kind, String)>)> {
-        let (mut started, mut absent) = (Vec::new(), Vec::new());
+    pub fn start_all(&self, kinds: &[Kind]) -> Result<(Vec<Proxy>, Absent)> {
+        let (mut started, mut absent) = (Vec::new(), Absent(Vec::new()));
         for kind in kinds.iter().copied().filter(|kind| self.wants(*kind)) {
             match missing(kind, &self.place()) {
                 None => started.push(Proxy::start(kind, &self.place())?),
-                Some(how) => absent.push((kind, how)),
+                Some(how) => absent.0.push((kind, how)),
             }
         }
         Ok((started, absent))
@@ -82,9 +83,19 @@ impl Run {
     }
 }
 
+/// Who is not on this machine, and how it would get there.
+pub struct Absent(Vec<(Kind, String)>);
+
 /// Words of a command line.
 pub fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
+}
+
+impl Absent {
+    /// Its rows.
+    pub fn rows(&self) -> impl Iterator<Item = Vec<String>> + '_ {
+        self.0.iter().map(|(kind, how)| not_run(*kind, how))
+    }
 }
 
 /// The row of a proxy that is not on this machine.

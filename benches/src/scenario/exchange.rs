@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
 
-use super::{LOADER, Run, not_run, words};
+use super::{Absent, LOADER, Run, words};
 use crate::proxies::{Kind, Proxy};
 use crate::report::{Table, median, one, two};
 
@@ -49,7 +49,7 @@ pub fn handshake(run: &Run) -> Result<()> {
     compare(run, title, "connection", &proxies, &absent, &arguments)
 }
 
-fn compare(run: &Run, title: &str, unit: &str, proxies: &[Proxy], absent: &[(Kind, String)], arguments: &[String]) -> Result<()> {
+fn compare(run: &Run, title: &str, unit: &str, proxies: &[Proxy], absent: &Absent, arguments: &[String]) -> Result<()> {
     let mut rounds: Vec<HashMap<&str, Sample>> = Vec::new();
     for _ in 0..run.scale.rounds {
         let mut round = HashMap::new();
@@ -88,9 +88,7 @@ fn compare(run: &Run, title: &str, unit: &str, proxies: &[Proxy], absent: &[(Kin
             format!("{:.0}", median(&over(kind, &|sample| sample.p99))),
         ]);
     }
-    for (kind, how) in absent {
-        table.row(not_run(*kind, how));
-    }
+    absent.rows().for_each(|row| table.row(row));
     table.print();
     Ok(())
 }

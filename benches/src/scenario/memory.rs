@@ -13,7 +13,7 @@ use crate::report::{Table, one};
 
 const FIRST: usize = 100;
 const CONNECTIONS: usize = 1000;
-/// Until what a handshake needed is given back.
+/// Until what a handshake needed is given back, at most.
 const SETTLES_IN: Duration = Duration::from_millis(700);
 
 pub fn memory(run: &Run) -> Result<()> {
@@ -36,12 +36,12 @@ pub fn memory(run: &Run) -> Result<()> {
 /// Resident MiB at start, and KiB a connection.
 fn held(run: &Run, kind: Kind, what: &str) -> Result<(f64, f64)> {
     let proxy = Proxy::start(kind, &run.place())?;
-    std::thread::sleep(SETTLES_IN);
+    std::thread::sleep(SETTLES_IN.min(run.scale.length));
     let at_start = proxy.served.resident();
     let open = |count: usize| {
         let mut load = run.load(&proxy, &words(&format!("hold {what}*{count}@{LOADER}")))?;
         load.expect("ready")?;
-        std::thread::sleep(SETTLES_IN);
+        std::thread::sleep(SETTLES_IN.min(run.scale.length));
         anyhow::Ok((load, proxy.served.resident()))
     };
     let count = run.scaled(CONNECTIONS);
