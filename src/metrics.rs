@@ -29,6 +29,7 @@ pub struct Metrics {
     pub kills_standing: IntGauge,
     pub policy_generation: IntGauge,
     pub svid_expiry: Gauge,
+    pub identity_source_up: IntGauge,
     pub ignored_verdict_keys: IntCounter,
     pub panics: IntCounter,
     pub audit_records: Words<AuditOutcome, IntCounter>,
@@ -91,6 +92,8 @@ impl Metrics {
             kills_standing: register.gauge("kills_standing", "Kills that stand.")?,
             policy_generation: register.gauge("policy_generation", "The active generation of policy and data.")?,
             svid_expiry: register.seconds("svid_expiry_timestamp_seconds", "When the gate's own SVID ends, in Unix time.")?,
+            identity_source_up: register
+                .gauge("identity_source_up", "1 while what gives the gate its identity does; 0 while it fails.")?,
             ignored_verdict_keys: register
                 .counter("ignored_verdict_keys_total", "Keys of Envoy-shaped verdicts that nobody reads.")?,
             panics: register.counter("panics_total", "Panics that were caught; each denied one request.")?,

@@ -51,7 +51,7 @@ struct Known {
 
 impl Line {
     pub(super) fn new(holder: Arc<Holder>, rules: ListenerRules) -> Self {
-        let admitted_by = Cell::new(holder.current().revision());
+        let admitted_by = Cell::new(holder.current().bundle_revision());
         Self {
             order: Cell::new(Close::Open),
             ordered: Cell::new(None),
@@ -171,12 +171,12 @@ impl Line {
             return true;
         }
         let identity = self.holder.current();
-        if identity.revision() == self.admitted_by.get() {
+        if identity.bundle_revision() == self.admitted_by.get() {
             return false;
         }
         let admitted = tls::admissible(&identity, &self.rules, peer, now).is_ok();
         if admitted {
-            self.admitted_by.set(identity.revision());
+            self.admitted_by.set(identity.bundle_revision());
         }
         !admitted
     }

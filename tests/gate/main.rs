@@ -17,6 +17,7 @@ mod life;
 mod promises;
 mod record;
 mod review;
+mod spire;
 mod swaps;
 mod threats;
 mod verdicts;
