@@ -43,7 +43,7 @@
 //! # What it never does
 //!
 //! Fail open. Trust an identity header from outside. Forward a byte that was not judged. Buffer a body no policy reads.
-//! Retry a request of which anything was sent.
+//! Retry a request that the upstream may have looked at.
 
 pub mod action;
 pub mod admin;
