@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::host::{HostPattern, HostPatternError};
-pub use self::resources::Resources;
+pub use self::resources::{PathPattern, Resources};
 
 /// What a request asks to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

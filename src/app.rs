@@ -28,7 +28,7 @@ use crate::listener::{Entrance, House};
 use crate::metrics::{AuditOutcome, Metrics, MetricsError};
 use crate::policy::{Policy, Report};
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::{Published, Services};
+use crate::proxy::worker::{Published, Services, Stirred};
 use crate::session::Sessions;
 use crate::store::{Store, StoreError};
 use crate::tls::{self, Holder, IdentityError, ListenerRules};
@@ -124,16 +124,19 @@ impl App {
         let store = Arc::new(Store::open(&config.state)?);
         let door = Arc::new(Door::open(Arc::clone(&registry), store, Arc::clone(&metrics))?);
         let (audit, writer) = Audit::open(&config.audit, &labels(&config), audit_metrics(&metrics))?;
+        let sessions = Sessions::new(config.sessions.clone());
+        sessions.keep_for(config.keeps_sessions_for());
         let (retire, retired) = mpsc::channel();
         let services = Arc::new(Services {
             registry: Arc::clone(&registry),
             door,
-            sessions: Arc::new(Sessions::new(config.sessions.clone())),
+            sessions: Arc::new(sessions),
             holder: Arc::clone(&holder),
             audit,
             metrics,
             settings: Mutex::new(Published::new(settings)),
             retained: AtomicU64::new(0),
+            stirred: (0..workers).map(|_| Stirred::default()).collect(),
             ready: AtomicBool::new(false),
             own: std::sync::OnceLock::new(),
             identified: AtomicBool::new(false),

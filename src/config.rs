@@ -19,13 +19,14 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::proxy::normalise;
 use crate::proxy::settings::{ListenerPart, Parts};
-use crate::{action, admin, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
+use crate::{action, admin, anomaly, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
 
 use document::Place;
 pub use report::{Mistake, Report};
@@ -50,6 +51,8 @@ pub struct Config {
     pub resources: Vec<action::ResourceRule>,
     #[serde(default)]
     pub workloads: Vec<judge::WorkloadRule>,
+    #[serde(default)]
+    pub anomaly: anomaly::Config,
     #[serde(default)]
     pub exchanges: reassess::Config,
     #[serde(default)]
@@ -83,6 +86,11 @@ impl Config {
         Ok(config)
     }
 
+    /// How long what is learned of a session outlives it; no rules learn nothing.
+    pub fn keeps_sessions_for(&self) -> Duration {
+        if self.anomaly.rules.is_empty() { Duration::ZERO } else { self.anomaly.remembers.0 }
+    }
+
     /// What requests need of the configuration.
     pub fn parts(&self) -> Parts<'_> {
         let listeners = self
@@ -112,6 +120,7 @@ impl Config {
             head: normalise::Limits { header_bytes: self.limits.header_bytes.bytes(), headers: self.limits.headers },
             input_detail: self.audit.input,
             exchanges_per_identity: self.limits.per_identity.exchanges,
+            anomaly: &self.anomaly,
             reassess_every: self.exchanges.reassess_every.0,
             retained: self.exchanges.retained.0,
         }

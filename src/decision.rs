@@ -113,6 +113,8 @@ words! {
         Policy = "policy",
         /// A standing kill matches.
         Killed = "killed",
+        /// An anomaly rule fired on it.
+        Anomaly = "anomaly",
         NoPolicy = "no_policy",
         Undefined = "undefined",
         PolicyError = "policy_error",
@@ -144,6 +146,8 @@ words! {
     Cause {
         Kill = "kill",
         Policy = "policy",
+        /// An anomaly rule fired on it; what a rule kills otherwise is cut by a kill.
+        Anomaly = "anomaly",
         NoRoute = "no_route",
         BodyGone = "body_gone",
         LeaseAge = "lease_max_age",

@@ -7,6 +7,7 @@
 //! ```text
 //! open       registered; kills can find it                       open.rs
 //! normalise  one reading, or refused                             normalise/
+//! anomaly    counted in; refused where a rule says so               anomaly.rs
 //! admit      route → standing kills → judge → rewrite → look again   admit.rs, question.rs
 //! send       upstream, decision recorded first where asked       upstream
 //! answer     both bodies flow until they end or are cut          flow.rs, download.rs
@@ -14,6 +15,7 @@
 
 mod admit;
 pub mod again;
+mod anomaly;
 mod connect;
 mod counted;
 pub mod download;
@@ -36,6 +38,7 @@ pub mod websocket;
 pub mod worker;
 
 use std::future::{Future, poll_fn};
+use std::hash::RandomState;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
@@ -48,6 +51,7 @@ use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::anomaly::Watch;
 use crate::decision::{Protocol, Reason, Refusal, Transport};
 use crate::exchange::Side;
 use crate::policy::ResultShape;
@@ -143,11 +147,13 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     }
     let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
 
-    // After we know you: the session as it stood before, then the judge.
+    // After we know you: the session as it stood before, the rules about it, then the judge.
     let sessions = &open.worker.services.sessions;
     let (id, limit) = (&open.downstream.caller.session, settings.exchanges_per_identity);
-    let session = sessions.enter(id, &peer.name, open.began, limit, recent).map_err(|_| Refusal::TooMany)?;
+    let watch = || Watch::new(&settings.anomaly, &peer.spiffe_id, open.began, RandomState::new());
+    let (session, watch) = sessions.enter(id, &peer.name, open.began, (limit, recent), watch).map_err(|_| Refusal::TooMany)?;
     open.joined_session();
+    anomaly::asked(open, &settings, watch, &request)?;
     let mut admitted = admit::admit(open, request, &session).await?;
     recorded(open).await?;
 

@@ -157,6 +157,7 @@ impl Shared {
                         return None;
                     }
                 };
+                self.services.sessions.keep_for(new.keeps_sessions_for());
                 if let Err(error) = self.switch_to(&new, workers, policy, Some(settings), false).await {
                     tracing::error!(%error, "the policy of the new configuration was refused; the last good configuration stays");
                     return None;

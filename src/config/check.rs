@@ -3,6 +3,8 @@
 //! In: the document, mistakes and all. Out: more mistakes. It walks the document and not `Config`, so it can speak of everything
 //! that is readable while something else is still misspelt; a value that is absent or of a wrong type is not its business.
 
+mod anomaly;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -25,6 +27,7 @@ pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<St
     check.addresses();
     check.policy();
     check.tables();
+    check.anomaly();
     check.control();
     check.files();
     bounds::check(root, &mut check.found);

@@ -113,7 +113,7 @@ gate.yaml:21:18: policy.limits.time: `11s` is out of bounds; write 1ms to 10s
 gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found the text `64`
   hint: leave out the quotes: 64
 gate.yaml:22:1: speed: unknown key
-  hint: known keys here: `address_lists`, `admin`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
+  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
 `policy`, `resources`, `sessions`, `state`, `time_windows`, `upstreams`, `workloads`";
     assert_eq!(parse(text).unwrap_err().to_string(), expected);
 }
@@ -173,6 +173,41 @@ fn what_no_schema_can_see_is_told_on_its_line() {
         ("path: /v1/users/*", "path: /**/users", "only the last segment may be `**`"),
         ("hosts: [admin.example.org], path", "hosts: [\"*\"], path", "leave `hosts` out"),
         ("spiffe://example.org/agents/*", "spiffe://example.org/ag*", "a star must be a whole segment"),
+        ("rate: {requests: 6000, within: 1m}", "rate: {requests: 0, within: 1m}", "`0` is out of bounds"),
+        ("score: 0.3 ", "score: 1.5 ", "`1.5` is out of bounds; write 0 to 1"),
+        ("name: new-host", "name: New host", "is not a name for a rule"),
+        ("name: new-host", "name: burst", "is the name of another one as well"),
+        ("listeners: [admin-api] ", "listeners: [admin-ap] ", "there is no listener `admin-ap`"),
+        ("routes: [all] ", "routes: [al] ", "there is no route `al`"),
+        (
+            "- name: sweeping",
+            "- {name: x, rate: {requests: 1, within: 1s}, burst: {requests: 1, every: 1s}, action: deny}\n    - name: sweeping",
+            "more than one kind: rate, burst",
+        ),
+        ("- name: sweeping", "- {name: x, action: deny}\n    - name: sweeping", "the rule has no kind"),
+        (
+            "- name: sweeping",
+            "- {name: x, burst: {requests: 1, every: 1s}, action: score}\n    - name: sweeping",
+            "what the rule adds to the score",
+        ),
+        (
+            "- name: sweeping",
+            "- {name: x, burst: {requests: 1, every: 1s}, action: deny, score: 1}\n    - name: sweeping",
+            "only `action: score` has a score",
+        ),
+        (
+            "- name: sweeping",
+            "- {name: x, burst: {requests: 1, every: 1s}, action: deny, ttl: 1m}\n    - name: sweeping",
+            "only `action: kill_session` and",
+        ),
+        (
+            "- name: sweeping",
+            "- {name: x, sequence: {within: 1s, steps: [{}]}, action: deny}\n    - name: sweeping",
+            "2 to 8 steps",
+        ),
+        ("spiffe://example.org/bots/*", "spiffe://example.org/b*", "a star must be a whole segment"),
+        ("path: /v1/secrets/*}", "path: /v1/sec*}", "has a star inside a segment"),
+        ("not: {hosts: [\"*.example.org\"]}", "not: {}", "names nothing"),
         ("reassess_every: 30s", "reassess_every: 500ms", "`500ms` is out of bounds; write 1s to 1d"),
         ("max: 100000", "max: 99999999999999999999", "is out of bounds"),
         ("header_bytes: 64KiB", "header_bytes: 1024", "`1024` is out of bounds; write 8KiB to 16MiB"),

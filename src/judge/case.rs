@@ -4,6 +4,7 @@
 //! never changes is made into values once ([`ConnectionFacts`]) and shared by its exchanges.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use regorus::Value;
 
 use super::Networks;
 use crate::action::Action;
+use crate::anomaly::Reading;
 use crate::decision::Phase;
 use crate::session::View;
 use crate::spiffe::SpiffeId;
@@ -32,6 +34,7 @@ pub struct Case<'a> {
     pub workload: Option<WorkloadFacts<'a>>,
     pub session_id: &'a str,
     pub session: &'a View,
+    pub anomaly: Suspicion<'a>,
     pub progress: Progress,
     /// Since the Unix epoch.
     pub now: Duration,
@@ -101,6 +104,23 @@ pub struct WorkloadFacts<'a> {
     pub owner: &'a str,
     pub kind: &'a str,
     pub class: Option<&'a str>,
+}
+
+/// What anomaly rules say of the session: read only where a policy asks, because it costs a lock.
+#[derive(Clone, Copy)]
+pub struct Suspicion<'a>(pub &'a dyn Fn() -> Option<Reading>);
+
+impl Suspicion<'_> {
+    /// `None` where there are no rules.
+    pub fn read(&self) -> Option<Reading> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Suspicion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
 }
 
 /// How far an exchange has come.

@@ -10,6 +10,7 @@ use http::header::HeaderMap;
 use regorus::Value;
 
 use super::case::{Case, envoy_address, object};
+use crate::anomaly::Reading;
 use crate::policy::Footprint;
 
 /// What must be at hand before a fact can be told.
@@ -112,6 +113,7 @@ pub const FACTS: &[Fact] = facts! {
     "exchange"."age_seconds", Now, Live, |c| Some(Value::from(c.progress.age.as_secs()));
     "exchange"."bytes_in", Now, Live, |c| Some(Value::from(c.progress.bytes_in));
     "exchange"."bytes_out", Now, Live, |c| Some(Value::from(c.progress.bytes_out));
+    "anomaly", Now, Live, |c| Some(anomaly(&c.anomaly.read()?));
     "time"."seconds", Now, Live, |c| Some(Value::from(c.now.as_secs()));
     "time"."windows", Now, Live, |c| Some(object(c.windows.iter().map(|(name, open)| (name.as_str(), Value::from(*open)))));
 };
@@ -124,6 +126,8 @@ pub struct Plan {
     pub reads_recent: bool,
     /// It reads the TLS server name a tunnel begins with.
     pub reads_server_name: bool,
+    /// It reads what the anomaly rules say.
+    pub reads_anomaly: bool,
     /// Some fact it reads changes while an exchange is open.
     pub reads_live: bool,
 }
@@ -142,6 +146,7 @@ impl Plan {
             needs_body: wanted.iter().any(|fact| fact.needs == Needs::Body),
             reads_server_name: wanted.iter().any(|fact| fact.path == ["destination", "sni"]),
             reads_recent: wanted.iter().any(|fact| fact.path == ["session", "recent"]),
+            reads_anomaly: wanted.iter().any(|fact| fact.path == ["anomaly"]),
             reads_live: wanted.iter().any(|fact| fact.half == Half::Live),
             root: nodes(&wanted, 0),
         }
@@ -269,6 +274,14 @@ fn authority(case: &Case<'_>) -> String {
     }
     let default = if case.request.scheme == "https" { 443 } else { 80 };
     if case.request.port == default { case.request.host.to_owned() } else { format!("{}:{}", case.request.host, case.request.port) }
+}
+
+fn anomaly(reading: &Reading) -> Value {
+    object([
+        ("score", Value::from(reading.score)),
+        ("rules", strings(reading.rules.iter())),
+        ("learning", Value::from(reading.learning)),
+    ])
 }
 
 fn recent(case: &Case<'_>) -> Value {

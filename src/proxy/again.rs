@@ -44,6 +44,14 @@ impl Open {
         again
     }
 
+    /// True when its policy reads what anomaly rules say of its session.
+    pub fn reads_anomaly(&self, plans: &[Plan]) -> bool {
+        let story = self.story.borrow();
+        let route = story.settings.as_deref().zip(story.route);
+        let route = route.and_then(|(settings, place)| settings.route_at(self.downstream.listener, place));
+        route.and_then(|route| plans.get(route.entry)).is_some_and(|plan| plan.reads_anomaly)
+    }
+
     /// Judges by a generation that is not in force, without effect.
     pub fn rehearse(&self, candidate: &mut Judge) -> Again {
         let generation = Arc::clone(&candidate.generation);

@@ -4,7 +4,7 @@
 //! held, and tells a waiting kill that the exchange is over. What must stay true: registered before anything is judged, and exactly
 //! one decision line, and one closing line where that was written early.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use http::header::{HeaderName, UPGRADE};
 use http::request::Parts;
 use hyper::body::Incoming;
 
+use super::anomaly::Watching;
 use super::downstream::Downstream;
 use super::flow::Flow;
 use super::grpc;
@@ -53,6 +54,7 @@ pub struct Open {
     pub(super) story: RefCell<Story>,
     kept: RefCell<Option<Kept>>,
     in_session: Cell<bool>,
+    pub(super) watching: OnceCell<Rc<Watching>>,
     judged: Cell<Instant>,
     told: Cell<bool>,
     /// The TLS server name a tunnel began with.
@@ -76,6 +78,8 @@ pub(super) struct Story {
     pub(super) generation: Option<Arc<Generation>>,
     pub(super) record_input: Option<regorus::Value>,
     pub(super) edits: Vec<String>,
+    /// Names of the anomaly rules that fired on it.
+    pub(super) anomaly: Vec<String>,
     pub(super) fault: Option<String>,
     pub(super) decided_at: Option<SystemTime>,
     pub(super) status: Option<u16>,
@@ -133,6 +137,7 @@ impl Open {
             story: RefCell::default(),
             kept: RefCell::default(),
             in_session: Cell::new(false),
+            watching: OnceCell::new(),
             judged: Cell::new(now),
             told: Cell::new(false),
             server_name: RefCell::default(),
@@ -233,6 +238,7 @@ impl Open {
         let mut permit = self.permit.borrow_mut();
         let permit = permit.as_mut()?;
         self.told.set(true);
+        story.anomaly = self.anomalies();
         let ack = record::decision(self, &story, permit);
         // An exchange may stay open for days; what its closing line does not repeat need not.
         story.record_input = None;
@@ -265,6 +271,7 @@ impl Open {
         } else {
             story.ending.get_or_insert(Ending::ClientGone);
         }
+        story.anomaly = self.anomalies();
         // Nobody waits for these: an exchange that is over has no byte left that could wait.
         if self.told.replace(true) {
             drop(record::closing(self, &story, permit));
@@ -277,7 +284,7 @@ impl Open {
         let id = &self.downstream.caller.session;
         let sessions = &self.worker.services.sessions;
         let story = self.story.borrow();
-        if let (Some(request), Some(outcome)) = (&story.request, story.outcome) {
+        let past = story.request.as_ref().zip(story.outcome).map(|(request, outcome)| {
             let verdict = match outcome {
                 Outcome::Allow => "allow",
                 Outcome::Deny | Outcome::Refused => "deny",
@@ -289,13 +296,9 @@ impl Open {
             } else {
                 format!("{} {}", request.method, request.path)
             };
-            let past = Past { action, host: request.host.clone(), verdict, at: self.began };
-            sessions.remember(id, past, outcome != Outcome::Allow);
-        }
-        if self.exchange().cut.cause().is_some() {
-            sessions.count_cut(id);
-        }
-        sessions.leave(id, self.worker.clock.get());
+            Past { action, host: request.host.clone(), verdict, at: self.began }
+        });
+        sessions.leave(id, past, self.exchange().cut.cause().is_some(), self.worker.clock.get());
     }
 }
 

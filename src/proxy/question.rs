@@ -18,7 +18,7 @@ use super::settings::{Route, Settings, Target};
 use crate::decision::Phase;
 use crate::destination::is_public;
 use crate::judge::body::Parsed;
-use crate::judge::case::{BodyFacts, Case, DestinationFacts, Progress, RequestFacts, ResourceFacts, RouteFacts};
+use crate::judge::case::{BodyFacts, Case, DestinationFacts, Progress, RequestFacts, ResourceFacts, RouteFacts, Suspicion};
 use crate::judge::{Judgement, workload};
 use crate::session::View;
 use crate::units::since_epoch;
@@ -111,6 +111,7 @@ impl Under<'_> {
             workload: workload(&self.settings.workloads, &peer.spiffe_id),
             session_id: &open.downstream.caller.session,
             session,
+            anomaly: Suspicion(&|| open.reading()),
             progress: progress(open, phase),
             now,
             began: open.began_at,

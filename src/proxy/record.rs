@@ -99,6 +99,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         cause: open.exchange().cut.cause(),
         phase: judgement.map(|_| Phase::Request),
         edits: &story.edits,
+        anomaly: &story.anomaly,
         engine: judgement.map(|_| "interpreter"),
         ..Core::default()
     }
@@ -125,6 +126,7 @@ pub(super) fn closing(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
         ending: story.ending.unwrap_or(Ending::ClientGone),
         cause: open.exchange().cut.cause(),
         generation: Some(open.exchange().generation()).filter(|generation| *generation > 0),
+        anomaly: &story.anomaly,
     }))
 }
 

@@ -110,6 +110,7 @@ const fn refusal_told(refusal: Refusal) -> Told<'static> {
 fn denied(open: &Rc<Open>, grpc: bool, reason: Reason, denial: &Denial) -> Response<Reply> {
     note(open, Outcome::Deny, Why::Denied(reason));
     open.count_denied(reason);
+    open.suspect_denial(reason);
     open.ended(Ending::Denied);
     let status = denial.status.unwrap_or_else(|| reason.status());
     let told = Told { status, call: Status::of_reason(reason, status), code: reason.code(), title: title(reason) };
@@ -132,6 +133,7 @@ fn denied(open: &Rc<Open>, grpc: bool, reason: Reason, denial: &Denial) -> Respo
 const fn title(reason: Reason) -> &'static str {
     match reason {
         Reason::Policy => "Denied by policy",
+        Reason::Anomaly => "An anomaly rule refused the request",
         Reason::Killed => "This identity or what it was doing has been killed",
         Reason::BodyTooLarge | Reason::BodyIncomplete | Reason::BodyTimeout | Reason::BodyUnreadable => {
             "The request body cannot be judged"
@@ -155,6 +157,7 @@ const fn title(reason: Reason) -> &'static str {
 fn cut(open: &Rc<Open>, grpc: bool, cause: Cause) -> Response<Reply> {
     let reason = match cause {
         Cause::Kill | Cause::Shutdown | Cause::IdentityWithdrawn => Reason::Killed,
+        Cause::Anomaly => Reason::Anomaly,
         Cause::CertificateExpired => Reason::Expired,
         Cause::Policy
         | Cause::NoRoute

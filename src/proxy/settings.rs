@@ -16,6 +16,7 @@ use super::outbound::{DestinationConfig, Destinations, Rule};
 use super::route::Routes;
 use super::{EnforcementConfig, PRESERVE, RouteConfig};
 use crate::action::{ResourceRule, Resources};
+use crate::anomaly::{self, Rules};
 use crate::audit::InputDetail;
 use crate::decision::Enforcement;
 use crate::judge::{AddressLists, Networks, TimeWindow, WorkloadRule};
@@ -40,6 +41,7 @@ pub struct Settings {
     pub body_depth: usize,
     pub input_detail: InputDetail,
     pub exchanges_per_identity: usize,
+    pub anomaly: Arc<Rules>,
     pub reassess_every: Duration,
     /// Memory for the bodies of open exchanges, all workers together.
     pub retained: u64,
@@ -116,6 +118,7 @@ pub struct Parts<'a> {
     pub head: normalise::Limits,
     pub input_detail: InputDetail,
     pub exchanges_per_identity: usize,
+    pub anomaly: &'a anomaly::Config,
     pub reassess_every: Duration,
     pub retained: u64,
 }
@@ -138,6 +141,11 @@ impl Settings {
             mistakes.extend(wrong.into_iter().map(|wrong| format!("resources: {wrong}")));
             Resources::default()
         });
+        let rules = Rules::new(parts.anomaly).unwrap_or_else(|wrong| {
+            mistakes.extend(wrong);
+            Rules::default()
+        });
+        metrics.expect_anomalies(rules.iter().map(|rule| (rule.name.as_str(), rule.action.code(), rule.observe)));
         let mut entries = Vec::new();
         let listeners = parts
             .listeners
@@ -162,6 +170,7 @@ impl Settings {
             body_depth: parts.body_depth,
             input_detail: parts.input_detail,
             exchanges_per_identity: parts.exchanges_per_identity,
+            anomaly: Arc::new(rules),
             reassess_every: parts.reassess_every,
             retained: parts.retained,
         })

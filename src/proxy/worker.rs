@@ -4,6 +4,7 @@
 //! shared is written to (record, metrics), counted (sessions), or read by kills (the registry).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -12,9 +13,12 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Notify;
+
 use super::flow::Upload;
 use super::open::Open;
 use super::settings::Settings;
+use crate::anomaly::Watch;
 use crate::audit::Audit;
 use crate::destination::Resolver;
 use crate::exchange::Registry;
@@ -31,7 +35,7 @@ use crate::upstream::Pool;
 pub struct Services {
     pub registry: Arc<Registry>,
     pub door: Arc<Door>,
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<Sessions<Watch>>,
     /// Who we are, to upstreams.
     pub holder: Arc<Holder>,
     pub audit: Audit,
@@ -39,6 +43,8 @@ pub struct Services {
     pub settings: Mutex<Published>,
     /// Bytes of bodies kept for open exchanges.
     pub retained: AtomicU64,
+    /// One a worker.
+    pub stirred: Vec<Stirred>,
     /// The gate answers: a policy is in force and nobody drains it.
     pub ready: AtomicBool,
     /// The sockets of the gate itself, once they are bound: nobody is forwarded to them.
@@ -47,6 +53,21 @@ pub struct Services {
     pub identified: AtomicBool,
     /// Where judges of old generations go to be freed; data of 50 MB must not be freed between two requests.
     pub retired: Mutex<Sender<Judge>>,
+}
+
+/// Sessions of which policies read something else than before: what is open of them on one worker is to be judged again.
+#[derive(Debug, Default)]
+pub struct Stirred {
+    sessions: Mutex<BTreeSet<String>>,
+    told: Notify,
+}
+
+impl Stirred {
+    /// The sessions, once there are any.
+    pub async fn next(&self) -> BTreeSet<String> {
+        self.told.notified().await;
+        std::mem::take(&mut self.sessions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The settings in force, and those before them: until its own judge has gone, a worker may be asked about a generation before.
@@ -74,6 +95,14 @@ impl Services {
     /// The newest settings.
     pub fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.published().current)
+    }
+
+    /// Has what is open of a session judged again, on every worker.
+    pub(super) fn stir(&self, session: &str) {
+        for stirred in &self.stirred {
+            stirred.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_owned());
+            stirred.told.notify_one();
+        }
     }
 
     /// The settings a generation judges by. Its policy counts entry points as they do, and no others.

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and says where"
 )]
 
+mod anomaly;
 mod cuts;
 mod deny;
 mod examples;
@@ -20,6 +21,7 @@ mod promises;
 mod record;
 mod review;
 mod spire;
+mod story;
 mod swaps;
 mod threats;
 mod upstreams;
