@@ -54,6 +54,7 @@ pub(super) fn start(services: Arc<Services>, index: usize, seat: Arc<Seat>, limi
 
 async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::UnboundedReceiver<Command>, load: Arc<AtomicUsize>) {
     tokio::task::spawn_local(tick(Rc::clone(&worker), Rc::clone(&lines)));
+    tokio::task::spawn_local(listen(Rc::clone(&worker)));
     while let Some(command) = commands.recv().await {
         match command {
             Command::Carry(accepted) => {
@@ -93,6 +94,14 @@ impl Drop for Carried {
         if std::thread::panicking() {
             self.services.metrics.panics.inc();
         }
+    }
+}
+
+/// Judges again at once what belongs to a session of which policies read something else than before; a tick would be too late.
+async fn listen(worker: Rc<Worker>) {
+    while let Some(stirred) = worker.services.stirred.get(worker.index) {
+        let sessions = stirred.next().await;
+        reassess::stirred(&worker, &sessions).await;
     }
 }
 

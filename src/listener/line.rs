@@ -9,10 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::UnixTime;
+
+use super::http1::TailGuard;
 use super::{LAST_WORDS_WITHIN, Limits, unix_now};
 use crate::exchange::{Registered, Side};
-use crate::proxy::downstream::Downstream;
+use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::flow::Flow;
+use crate::proxy::tunnel::Tunnel;
 use crate::tls::{self, Holder, ListenerRules};
 use crate::wire::Monitor;
 
@@ -36,6 +40,10 @@ pub(super) struct Line {
     task: RefCell<Option<Waker>>,
     /// The exchange an HTTP/1.1 connection carries, or carried last.
     current: RefCell<Option<Rc<Flow>>>,
+    /// What an HTTP/1.1 connection carries once hyper is done with it.
+    tunnel: RefCell<Option<(Tunnel, TailGuard)>>,
+    /// Its last request asked to leave HTTP.
+    left_http: Cell<bool>,
     monitor: RefCell<Option<Monitor>>,
     holder: Arc<Holder>,
     rules: ListenerRules,
@@ -57,6 +65,8 @@ impl Line {
             ordered: Cell::new(None),
             task: RefCell::new(None),
             current: RefCell::new(None),
+            tunnel: RefCell::new(None),
+            left_http: Cell::new(false),
             monitor: RefCell::new(None),
             holder,
             rules,
@@ -76,6 +86,24 @@ impl Line {
     /// The exchange whose bytes the connection carries from now on.
     pub(super) fn carry(&self, flow: Rc<Flow>) {
         self.current.replace(Some(flow));
+    }
+
+    /// Lets a tunnel follow the answer.
+    pub(super) fn open(&self, tunnel: Tunnel, tail: TailGuard) {
+        self.tunnel.replace(Some((tunnel, tail)));
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<(Tunnel, TailGuard)> {
+        self.tunnel.take()
+    }
+
+    pub(super) fn set_left_http(&self, left: bool) {
+        self.left_http.set(left);
+    }
+
+    /// Whether bytes may lie on the connection that nobody will ever read as HTTP.
+    pub(super) fn left_http(&self) -> bool {
+        self.left_http.get()
     }
 
     pub(super) fn current(&self) -> Option<Rc<Flow>> {
@@ -168,8 +196,11 @@ impl Line {
     /// True when the peer would not be let in any more.
     fn identity_ended(&self) -> bool {
         let known = self.known.borrow();
-        let Some(Known { proven: Some(peer), .. }) = &*known else { return false };
+        let Some(Known { proven: Some(peer), downstream, .. }) = &*known else { return false };
         let now = unix_now();
+        if let Some(own) = downstream.peer.as_ref().filter(|peer| peer.own) {
+            return self.own_identity_ended(own, now);
+        }
         if now.as_secs() >= peer.not_after {
             return true;
         }
@@ -182,6 +213,18 @@ impl Line {
             self.admitted_by.set(identity.bundle_revision());
         }
         !admitted
+    }
+
+    /// Who stands behind our own identity stands as long as we have it: one that was renewed is the same, one that was taken back is
+    /// nobody's.
+    fn own_identity_ended(&self, own: &downstream::Peer, now: UnixTime) -> bool {
+        let identity = self.holder.current();
+        if identity.revision() != self.admitted_by.get() {
+            let Some(renewed) = identity.as_peer(now).filter(|peer| peer.spiffe_id == own.spiffe_id) else { return true };
+            own.not_after.set(renewed.not_after);
+            self.admitted_by.set(identity.revision());
+        }
+        now.as_secs() >= own.not_after.get()
     }
 }
 

@@ -4,7 +4,7 @@
 //! request body lives in a slot that only the flow owns, upstream code holds a handle to it. A cut empties the slot; only then can h2
 //! discard what it queued for the stream and reset it, because a body held by a stalled upstream task would keep the stream alive.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,9 +16,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::anomaly::Watching;
+use crate::anomaly::Direction;
 use crate::decision::Cause;
 use crate::exchange::{Exchange, Side};
 use crate::kill::Door;
+use crate::upstream::Fault;
 use crate::verdict::Lease;
 
 /// Where an exchange's answer stands.
@@ -61,6 +64,8 @@ pub struct Flow {
     client_failed: Cell<bool>,
     may_say_farewell: Cell<bool>,
     task: RefCell<Option<Waker>>,
+    /// Where there are anomaly rules that look at bytes.
+    meter: OnceCell<Rc<Watching>>,
 }
 
 impl Flow {
@@ -84,6 +89,7 @@ impl Flow {
             client_failed: Cell::new(false),
             may_say_farewell: Cell::new(false),
             task: RefCell::new(None),
+            meter: OnceCell::new(),
         }
     }
 
@@ -246,6 +252,7 @@ impl Flow {
                     drop(slot);
                     if let Ok(bytes) = frame.into_data() {
                         self.count(&self.bytes_in, bytes.len());
+                        self.meter(Direction::BytesIn, bytes.len());
                         return Poll::Ready(Some(Ok(bytes)));
                     }
                 }
@@ -253,9 +260,27 @@ impl Flow {
         }
     }
 
+    /// Counts bytes from the client that are no request body.
+    pub fn count_in(&self, bytes: usize) {
+        self.count(&self.bytes_in, bytes);
+    }
+
     /// Counts bytes toward the client.
     pub fn count_out(&self, bytes: usize) {
         self.count(&self.bytes_out, bytes);
+        self.meter(Direction::BytesOut, bytes);
+    }
+
+    /// Shows every byte that passes to anomaly rules as well.
+    pub(super) fn set_meter(&self, watching: Rc<Watching>) {
+        // Set twice it would be the same.
+        let _ = self.meter.set(watching);
+    }
+
+    fn meter(&self, way: Direction, bytes: usize) {
+        if let Some(watching) = self.meter.get() {
+            watching.moved(way, bytes as u64, self.clock.get());
+        }
     }
 
     fn count(&self, counter: &Cell<u64>, bytes: usize) {
@@ -319,7 +344,7 @@ impl Body for Upload {
 pub enum FlowError {
     Cut(Cause),
     Client(hyper::Error),
-    Upstream(hyper::Error),
+    Upstream(Fault),
     Overdue,
     /// The exchange ended while its request body was still coming.
     Over,

@@ -58,7 +58,7 @@ pub fn peer(connection: &CommonState) -> Result<Option<Peer>, PeerError> {
 }
 
 impl Peer {
-    fn read(chain: &[CertificateDer<'static>]) -> Result<Self, PeerError> {
+    pub(super) fn read(chain: &[CertificateDer<'static>]) -> Result<Self, PeerError> {
         let end = chain.first().ok_or(PeerError::NoCertificate)?;
         let leaf = Leaf::read(end)?;
         Ok(Self {
