@@ -29,6 +29,7 @@ pub struct Metrics {
     pub kills_standing: IntGauge,
     pub policy_generation: IntGauge,
     pub svid_expiry: Gauge,
+    pub engine_disagreements: IntCounter,
     pub ignored_verdict_keys: IntCounter,
     pub panics: IntCounter,
     pub audit_records: Words<AuditOutcome, IntCounter>,
@@ -91,6 +92,10 @@ impl Metrics {
             kills_standing: register.gauge("kills_standing", "Kills that stand.")?,
             policy_generation: register.gauge("policy_generation", "The active generation of policy and data.")?,
             svid_expiry: register.seconds("svid_expiry_timestamp_seconds", "When the gate's own SVID ends, in Unix time.")?,
+            engine_disagreements: register.counter(
+                "engine_disagreements_total",
+                "Requests the two policy engines judged differently; each was denied, and the interpreter took over.",
+            )?,
             ignored_verdict_keys: register
                 .counter("ignored_verdict_keys_total", "Keys of Envoy-shaped verdicts that nobody reads.")?,
             panics: register.counter("panics_total", "Panics that were caught; each denied one request.")?,

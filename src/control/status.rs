@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::facts;
-use crate::policy::{Entry, Footprint, Policy, ResultShape};
+use crate::policy::{Chosen, Entry, Footprint, Policy, ResultShape};
 
 /// The one place where the gate's state is told.
 #[derive(Debug, Default)]
@@ -76,7 +76,11 @@ pub struct EntryStatus {
     /// It asks for the time, or for chance.
     pub clock: bool,
     pub builtins: Vec<String>,
+    /// Who judges it: vm or interpreter.
     pub engine: String,
+    /// Why the bytecode VM may not; empty where it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_vm: String,
 }
 
 /// A path of the input, and one place that reads it.
@@ -105,7 +109,7 @@ impl PolicyStatus {
             generation,
             activated_at: now,
             revisions: policy.revisions().clone(),
-            entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place))).collect(),
+            entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place), policy.chosen(place))).collect(),
             warnings: policy.warnings().iter().map(ToString::to_string).collect(),
             last_error: None,
         }
@@ -113,8 +117,12 @@ impl PolicyStatus {
 }
 
 impl EntryStatus {
-    /// One entry point and its footprint.
-    pub fn new(entry: &Entry, footprint: &Footprint) -> Self {
+    /// One entry point, its footprint, and who judges it.
+    pub fn new(entry: &Entry, footprint: &Footprint, chosen: Chosen) -> Self {
+        let (engine, not_vm) = match chosen {
+            Chosen::Vm => ("vm", String::new()),
+            Chosen::Interpreter { why } => ("interpreter", why),
+        };
         let result = match entry.shape {
             ResultShape::Portcullis => "portcullis",
             ResultShape::Envoy => "envoy",
@@ -131,7 +139,8 @@ impl EntryStatus {
             body: facts::Plan::new(footprint).needs_body,
             clock: footprint.clock,
             builtins: footprint.builtins.keys().cloned().collect(),
-            engine: "interpreter".to_owned(),
+            engine: engine.to_owned(),
+            not_vm,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::policy::{BundleSource, Limits};
+use crate::policy::{BundleSource, EngineChoice, Limits};
 use crate::units::Span;
 
 pub(in crate::policy) fn config(path: PathBuf) -> Config {
@@ -15,17 +15,24 @@ pub(in crate::policy) fn config(path: PathBuf) -> Config {
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
+        engine: EngineChoice::Auto,
         limits: Limits { time: Span::millis(200), ..Limits::default() },
     }
 }
 
 pub(in crate::policy) fn load(files: &[(&str, &str)], decisions: &[&str]) -> Result<Policy, Report> {
+    load_both(files, decisions).0
+}
+
+/// The same bundle with the engine that fits, and with the interpreter alone.
+pub(in crate::policy) fn load_both(files: &[(&str, &str)], decisions: &[&str]) -> (Result<Policy, Report>, Result<Policy, Report>) {
     let home = tempfile::tempdir().unwrap();
     for (name, content) in files {
         std::fs::write(home.path().join(name), content).unwrap();
     }
     let entries: Vec<Entry> = decisions.iter().map(|decision| Entry::new(decision, None)).collect();
-    Policy::load(&config(home.path().to_owned()), &entries)
+    let by = |engine| Policy::load(&Config { engine, ..config(home.path().to_owned()) }, &entries);
+    (by(EngineChoice::Auto), by(EngineChoice::Interpreter))
 }
 
 pub(in crate::policy) fn value(json: &serde_json::Value) -> Value {
