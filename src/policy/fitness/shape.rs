@@ -112,6 +112,13 @@ impl<'a> Reader<'a, '_> {
         self.scopes.iter().rev().find_map(|scope| scope.get(name)).copied()
     }
 
+    /// True for a path written out from `data` that the bundle has a value at.
+    pub(super) fn stands_in_data(&self, term: &'a Expr) -> bool {
+        let Some(("data", steps)) = walk::reference(term) else { return false };
+        walk::literal_prefix(&steps).len() == steps.len()
+            && matches!(self.global("data", &steps), Shape::Known(values) if !values.is_empty())
+    }
+
     fn shape(&self, term: &'a Expr, left: usize) -> Shape {
         if left == 0 {
             return Shape::Anything;

@@ -215,12 +215,13 @@ impl<'a> Reader<'a, '_> {
     }
 
     /// True for terms that have a value wherever they are reached.
-    pub(super) fn always_defined(&self, term: &Expr) -> bool {
+    pub(super) fn always_defined(&self, term: &'a Expr) -> bool {
         match term {
             Expr::Var { span, .. } => self.binding(span.text()).is_some(),
             Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().all(|item| self.always_defined(item)),
             Expr::Object { fields, .. } => fields.iter().all(|(_, _, value)| self.always_defined(value)),
             Expr::ArrayCompr { .. } | Expr::SetCompr { .. } => true,
+            Expr::RefDot { .. } => self.stands_in_data(term),
             other => constant(other).is_some(),
         }
     }

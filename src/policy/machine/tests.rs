@@ -231,7 +231,12 @@ fn compared(files: &[(&str, &str)], entry: &str, inputs: &[serde_json::Value]) -
     let mut judged = 0;
     for input in inputs {
         let said = engine.ask(0, value(input));
-        assert_eq!(said.answer, alone.evaluate(0, value(input)), "{files:?}\n{input}\nby {:?}", said.by);
+        let answer = alone.evaluate(0, value(input));
+        // On a busy machine the interpreter alone may run out of time.
+        if said.by == Kind::Interpreter && [&said.answer, &answer].contains(&&Err(EvaluationError::Timeout)) {
+            continue;
+        }
+        assert_eq!(said.answer, answer, "{files:?}\n{input}\nby {:?}", said.by);
         judged += usize::from(said.by == Kind::Vm);
     }
     Some(judged)
