@@ -7,6 +7,7 @@
 
 mod accept;
 mod change;
+mod identity;
 mod run;
 mod worker;
 
@@ -16,9 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
-
-use rustls::pki_types::UnixTime;
 
 use crate::audit::{self, Audit, AuditMetrics, Labels};
 use crate::config::{self, Config};
@@ -33,9 +31,9 @@ use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Published, Services};
 use crate::session::Sessions;
 use crate::store::{Store, StoreError};
-use crate::tls::{self, Holder, Identity, IdentityError, ListenerRules};
-use crate::units::since_epoch;
+use crate::tls::{self, Holder, IdentityError, ListenerRules};
 
+use identity::Agent;
 pub use run::Running;
 
 /// Why there is no gate.
@@ -104,6 +102,7 @@ struct Shared {
     services: Arc<Services>,
     bench: Arc<Bench>,
     holder: Arc<Holder>,
+    agent: Option<Agent>,
     status: Arc<StatusBoard>,
 }
 
@@ -116,7 +115,8 @@ impl App {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let settings = Settings::new(&config.parts(), &metrics).map_err(|mistakes| AppError::Config(mistakes.join("\n")))?;
-        let holder = Arc::new(Holder::new(load_identity(&config)?));
+        let agent = Agent::of(&config)?;
+        let holder = Arc::new(Holder::new(identity::load(&config)?));
         let policy = Arc::new(Policy::load(&config.policy, &settings.entries)?);
 
         let registry = Arc::new(Registry::new(workers));
@@ -133,6 +133,7 @@ impl App {
             settings: Mutex::new(Published::new(settings)),
             retained: AtomicU64::new(0),
             ready: AtomicBool::new(false),
+            identified: AtomicBool::new(false),
             retired: Mutex::new(retire),
         });
 
@@ -154,7 +155,7 @@ impl App {
         let addresses = addresses(&config, &listeners, &admin)?;
 
         let bench = Arc::new(Bench::new(workers, registry));
-        let parts = Shared { services, bench, holder, status: Arc::new(StatusBoard::default()) };
+        let parts = Shared { services, bench, holder, agent, status: Arc::new(StatusBoard::default()) };
         parts.describe(&config, &addresses);
         parts.put_in_force(&config, policy, None)?;
         Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
@@ -171,15 +172,6 @@ impl App {
     pub const fn addresses(&self) -> &Addresses {
         &self.addresses
     }
-}
-
-fn load_identity(config: &Config) -> Result<Identity, AppError> {
-    let now = UnixTime::since_unix_epoch(since_epoch(SystemTime::now()));
-    let identity = Identity::load(&config.identity, now).map_err(|mistakes| AppError::Config(told(&mistakes)))?;
-    for warning in identity.warnings() {
-        tracing::warn!("{warning}");
-    }
-    Ok(identity)
 }
 
 fn told(mistakes: &[IdentityError]) -> String {
@@ -248,6 +240,7 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
         };
         config.listeners.iter().map(fixed).collect::<Vec<_>>()
     };
+    let sources = |config: &Config| identity::fixed(&config.identity.source).cloned();
     let audit = audit::Config { input: now.audit.input, ..new.audit.clone() };
     // What is built once. Taking the rest and staying silent about these would be a gate that stands otherwise than it is written.
     let fixed = [
@@ -259,6 +252,7 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
         ("control", new.control != now.control),
         ("state.directory", new.state.directory != now.state.directory),
         ("audit (all but its input)", audit != now.audit),
+        ("identity.source (all but the paths of files)", sources(&new) != sources(now)),
         ("identity.trust_domain", new.identity.trust_domain != now.identity.trust_domain),
     ];
     let changed: Vec<&str> = fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();

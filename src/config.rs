@@ -124,14 +124,20 @@ impl Config {
         let (document, mut mistakes) = yaml::read(text, environment);
         let Some(document) = document else { return Err(Report::new(origin, mistakes)) };
         let root = Place::root(&document);
-        for stage in [schema::violations, check::mistakes] {
+        let stages: [&dyn Fn() -> Vec<Mistake>; 2] = [&|| schema::violations(&root), &|| check::mistakes(&root, environment)];
+        for stage in stages {
             let told: Vec<(String, usize)> = mistakes.iter().map(|mistake| (mistake.path.clone(), mistake.line)).collect();
-            mistakes.extend(stage(&root).into_iter().filter(|mistake| !told.contains(&(mistake.path.clone(), mistake.line))));
+            mistakes.extend(stage().into_iter().filter(|mistake| !told.contains(&(mistake.path.clone(), mistake.line))));
         }
         if !mistakes.is_empty() {
             return Err(Report::new(origin, mistakes));
         }
-        serde_json::from_value(document.value()).map_err(|error| Report::new(origin, vec![unforeseen(&document, &error)]))
+        let mut config: Self =
+            serde_json::from_value(document.value()).map_err(|error| Report::new(origin, vec![unforeseen(&document, &error)]))?;
+        if let tls::Source::WorkloadApi(agent) = &mut config.identity.source {
+            agent.endpoint = agent.endpoint.take().or_else(|| environment(check::ENDPOINT_VARIABLE));
+        }
+        Ok(config)
     }
 
     /// The JSON Schema of the file, for editors.
@@ -141,10 +147,11 @@ impl Config {
 
     fn resolve(&mut self, directory: &Path) {
         let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
-        let tls::Source::Files(files) = &mut self.identity.source;
-        resolve(&mut files.certificate);
-        resolve(&mut files.private_key);
-        files.bundles.values_mut().for_each(resolve);
+        if let tls::Source::Files(files) = &mut self.identity.source {
+            resolve(&mut files.certificate);
+            resolve(&mut files.private_key);
+            files.bundles.values_mut().for_each(resolve);
+        }
         self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
         resolve(&mut self.state.directory);
         resolve(&mut self.control.socket);

@@ -36,7 +36,10 @@ use crate::session::Sessions;
 pub use answers::{Activated, ExchangeRow};
 pub use serve::serve;
 pub use socket::{ControlError, bind};
-pub use status::{EntryStatus, ListenerStatus, PolicyStatus, Read, Status, StatusBoard, SvidStatus, Unloaded};
+pub use status::{
+    EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, SourceFault, Status, StatusBoard, SvidStatus,
+    Unloaded,
+};
 
 /// `control`: where operators reach the gate, and who may do what.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]

@@ -122,6 +122,8 @@ words! {
         BodyUnreadable = "body_unreadable",
         /// The peer's certificate ended between the handshake and this request.
         Expired = "expired",
+        /// The gate has no SVID of its own, or the one it has expired.
+        OwnCertificate = "own_certificate",
         /// A fault of the gate itself.
         Internal = "internal",
     }
@@ -237,7 +239,7 @@ impl Reason {
             Self::BodyTooLarge => 413,
             Self::BodyIncomplete | Self::BodyUnreadable => 400,
             Self::BodyTimeout => 408,
-            Self::NoPolicy | Self::Unsettled | Self::Internal => 503,
+            Self::NoPolicy | Self::Unsettled | Self::OwnCertificate | Self::Internal => 503,
             _ => 403,
         }
     }

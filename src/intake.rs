@@ -1,8 +1,10 @@
-//! Files that change under us: bundles and certificates.
+//! What changes under us: files (bundles and certificates), and in [`agent`] what the SPIFFE agent gives us.
 //!
 //! In: paths. Out: whether what lies there has changed since it was last looked at, and has settled. Looked at by turns and not by
 //! inotify: a Kubernetes volume swaps a symlink above the files, editors rename, network file systems tell nobody; a stat a turn
 //! sees all three.
+
+pub mod agent;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

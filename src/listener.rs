@@ -336,7 +336,7 @@ fn register(worker: &Worker, downstream: &Downstream) -> Registered {
 }
 
 /// What a connection proves, in the words its exchanges need. `None` when an identity cannot be written down, which no verified one
-/// can be.
+/// can be, or when our own was withdrawn during the handshake.
 fn downstream(
     worker: &Worker,
     entrance: &Entrance,
@@ -358,7 +358,9 @@ fn downstream(
                 not_after: proven.not_after,
                 lifetime_seconds: proven.lifetime_seconds,
             };
-            let our_id = ours.spiffe_id().to_string();
+            // The handshake needed our SVID; it may have been taken from us since.
+            let our_spiffe_id = ours.spiffe_id()?;
+            let our_id = our_spiffe_id.to_string();
             let settings = worker.settings();
             let facts = ConnectionFacts::new(
                 &proven.spiffe_id,
@@ -368,7 +370,7 @@ fn downstream(
                 &our_id,
                 &settings.networks,
             );
-            let headers = IdentityHeaders::new(&proven.spiffe_id, ours.spiffe_id(), &proven.sha256, address).ok()?;
+            let headers = IdentityHeaders::new(&proven.spiffe_id, our_spiffe_id, &proven.sha256, address).ok()?;
             let name = Arc::from(proven.spiffe_id.to_string());
             Some(Peer { spiffe_id: proven.spiffe_id.clone(), name, facts, headers, not_after: proven.not_after })
         }

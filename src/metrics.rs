@@ -30,6 +30,7 @@ pub struct Metrics {
     pub policy_generation: IntGauge,
     pub svid_expiry: Gauge,
     pub engine_disagreements: IntCounter,
+    pub identity_source_up: IntGauge,
     pub ignored_verdict_keys: IntCounter,
     pub panics: IntCounter,
     pub audit_records: Words<AuditOutcome, IntCounter>,
@@ -96,6 +97,8 @@ impl Metrics {
                 "engine_disagreements_total",
                 "Requests the two policy engines judged differently; each was denied, and the interpreter took over.",
             )?,
+            identity_source_up: register
+                .gauge("identity_source_up", "1 while what gives the gate its identity does; 0 while it fails.")?,
             ignored_verdict_keys: register
                 .counter("ignored_verdict_keys_total", "Keys of Envoy-shaped verdicts that nobody reads.")?,
             panics: register.counter("panics_total", "Panics that were caught; each denied one request.")?,

@@ -33,6 +33,7 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -120,6 +121,10 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     let request = read.ok_or(Stop::denied(Reason::Internal))??;
     served_here(open, listener, &request)?;
     let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
+    if !open.worker.services.identified.load(Ordering::Relaxed) {
+        // A connection from before does not outlive who we were: what it is told would no longer be told by anybody proven.
+        return Err(Stop::denied(Reason::OwnCertificate));
+    }
 
     // After we know you: the session as it stood before, then the judge.
     let sessions = &open.worker.services.sessions;

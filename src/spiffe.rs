@@ -3,6 +3,7 @@
 //! In: text from a certificate or a configuration. Out: an identity that obeys SPIFFE-ID.md, or an error; never a repaired one.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -24,6 +25,24 @@ enum Segment {
     Exact(String),
     One,
     Rest,
+}
+
+/// The socket an endpoint of the Workload API names (SPIFFE_Workload_Endpoint.md 4).
+///
+/// The specification knows tcp://IP:port too. It is refused: our private key would cross it in the clear, and an agent cannot tell who
+/// is on the other end of it.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence about it.
+pub fn agent_socket(endpoint: &str) -> Result<&Path, &'static str> {
+    if endpoint.starts_with("tcp:") {
+        return Err("is tcp, where our private key would be readable on the way; write unix:///run/spire/agent.sock");
+    }
+    let form = "is not the endpoint of a SPIFFE agent; write unix:///run/spire/agent.sock";
+    let path = endpoint.strip_prefix("unix:").ok_or(form)?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let is_path = path.len() > 1 && path.starts_with('/') && !path.contains(['?', '#', '%', '\0']);
+    if is_path { Ok(Path::new(path)) } else { Err(form) }
 }
 
 /// Why a text is not a pattern.
@@ -138,6 +157,19 @@ mod tests {
         let exact: Pattern = "spiffe://example.org/ops/bob".parse().unwrap();
         assert!(exact.matches(&id("spiffe://example.org/ops/bob")));
         assert!(!exact.matches(&id("spiffe://example.org/ops/bobby")));
+    }
+
+    #[test]
+    fn an_agent_is_reached_by_a_socket_with_an_absolute_path() {
+        for text in ["unix:///run/spire/agent.sock", "unix:/run/spire/agent.sock"] {
+            assert_eq!(agent_socket(text), Ok(Path::new("/run/spire/agent.sock")));
+        }
+        for text in
+            ["", "/run/agent.sock", "unix:", "unix://", "unix:///", "unix://host/agent.sock", "unix:agent.sock", "unix:///a?b"]
+        {
+            assert!(agent_socket(text).is_err(), "{text}");
+        }
+        assert!(agent_socket("tcp://127.0.0.1:8081").unwrap_err().contains("readable"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! What must stay true: nothing is resumed and nothing arrives early, because a resumed session would skip the peer's verification;
 //! and identities change inside the [`Holder`], never by exchanging a configuration, so that a swap drops no connection.
 
+mod answer;
 mod identity;
 mod load;
 mod refusal;
@@ -14,6 +15,7 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,9 +25,10 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
+pub use answer::{AnswerError, Missing, Wanted, given};
 pub use identity::{Holder, Identity, IdentityError, IdentityWarning, trust_domain};
 pub use refusal::{PeerError, SvidFault, reason};
 pub use svid::{Peer, peer};
@@ -44,10 +47,59 @@ pub struct Config {
 }
 
 /// Where our SVID and the bundles come from.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "SourceKeys")]
 pub enum Source {
     Files(Files),
+    WorkloadApi(WorkloadApi),
+}
+
+/// How a [`Source`] is written: one key or the other. Not derived from the enum, because a schema of alternatives cannot say which
+/// key of which of them is misspelt.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SourceKeys {
+    #[serde(default)]
+    files: Option<Files>,
+    #[serde(default)]
+    workload_api: Option<WorkloadApi>,
+}
+
+/// The sentence about a source that is none, or two.
+pub const ONE_SOURCE: &str = "there must be one source: write either `files` or `workload_api`";
+
+impl TryFrom<SourceKeys> for Source {
+    type Error = &'static str;
+
+    fn try_from(keys: SourceKeys) -> Result<Self, &'static str> {
+        match (keys.files, keys.workload_api) {
+            (Some(files), None) => Ok(Self::Files(files)),
+            (None, Some(workload_api)) => Ok(Self::WorkloadApi(workload_api)),
+            (Some(_), Some(_)) | (None, None) => Err(ONE_SOURCE),
+        }
+    }
+}
+
+impl JsonSchema for Source {
+    fn schema_name() -> Cow<'static, str> {
+        "Source".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        SourceKeys::json_schema(generator)
+    }
+}
+
+/// The SPIFFE Workload API of the agent on this machine, which streams our SVID and the bundles.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkloadApi {
+    /// The agent's socket, such as unix:///run/spire/agent.sock; the variable SPIFFE_ENDPOINT_SOCKET when absent.
+    pub endpoint: Option<String>,
+    /// Which SVID is ours where the agent gives us several; the first one when absent.
+    pub spiffe_id: Option<String>,
+    /// The same by the hint its registration entry carries.
+    pub hint: Option<String>,
 }
 
 /// PEM files, looked at again when they change.

@@ -34,10 +34,12 @@ enum How {
     Serves,
     /// Its arguments are understood; it would take ports that may be taken, or run the tests that run this.
     Understood,
+    /// Runs in the repository under the real Helm, without a cluster, and succeeds.
+    Rendered,
     /// Another test of this file does what it does: the tour, the scrape.
     Elsewhere,
 }
-use How::{Elsewhere, Serves, Succeeds, Understood};
+use How::{Elsewhere, Rendered, Serves, Succeeds, Understood};
 
 const COMMANDS: &[(&str, How)] = &[
     ("cargo run --release -- dev", Understood),
@@ -48,6 +50,7 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis check -c examples/admin-api/gate.yaml", Succeeds),
     ("portcullis schema", Succeeds),
     ("portcullis check -c examples/envoy-opa/gate.yaml", Succeeds),
+    ("portcullis check -c examples/spire/gate.yaml", Succeeds),
     ("portcullis status", Succeeds),
     ("portcullis sessions", Succeeds),
     ("portcullis sessions --spiffe-id spiffe://example.org/agents/research", Succeeds),
@@ -61,6 +64,9 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis policy activate --dry-run", Succeeds),
     ("portcullis policy activate", Succeeds),
     ("portcullis policy rollback", Succeeds),
+    ("helm lint --strict charts/portcullis -f charts/portcullis/ci/minimal-values.yaml", Rendered),
+    ("helm template gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml", Rendered),
+    ("helm install gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml --dry-run=client", Rendered),
     ("curl -s http://127.0.0.1:9901/metrics", Elsewhere),
 ];
 
@@ -201,6 +207,14 @@ fn words(line: &str) -> Vec<String> {
     parts.skip(1).collect()
 }
 
+fn rendered(line: &str) {
+    let part = Command::new(root().join("tests/parts")).arg("helm").output().unwrap();
+    assert!(part.status.success(), "{}", said(&part));
+    let program = Path::new(std::str::from_utf8(&part.stdout).unwrap().trim()).join("helm");
+    let output = Command::new(program).args(words(line)).current_dir(root()).env("KUBECONFIG", "/dev/null").output().unwrap();
+    assert!(output.status.success(), "{line}: {}", said(&output));
+}
+
 fn said(output: &Output) -> String {
     format!("{}: {}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
@@ -218,6 +232,7 @@ fn every_command_does_what_it_is_there_for() {
         match how {
             Succeeds => desk.succeeds(&line),
             Serves => desk.serves(&line),
+            Rendered => rendered(&line),
             Elsewhere => {}
             Understood if line == "tests/run" => {
                 let mode = std::fs::metadata(root().join(&line)).unwrap().permissions().mode();
@@ -391,7 +406,7 @@ fn every_test_that_is_named_is_there() {
 
 #[test]
 fn every_file_that_is_named_is_there() {
-    let folders = ["examples/", "policies/", "src/", "tests/"];
+    let folders = ["charts/", "examples/", "policies/", "src/", "tests/"];
     let files = ["Dockerfile", "LICENSE"];
     let named = quoted(README).into_iter().filter(|word| folders.iter().any(|folder| word.starts_with(folder)));
     for path in named.chain(files) {

@@ -28,10 +28,15 @@ test_research_reads_users if {
 }
 
 test_streams_hold_a_lease if {
-	every stream in ["events", "export"] {
+	every stream in ["events", "export", "terminal"] {
 		asked := asks(research, "GET", ["v1", stream], read)
 		portcullis.decision == {"allowed": true, "lease": {"max_age": "1h"}} with input as asked
 	}
+}
+
+test_a_call_is_a_stream_with_a_lease if {
+	asked := asks(research, "POST", ["demo.v1.Users", "Watch"], read)
+	portcullis.decision == {"allowed": true, "lease": {"max_age": "1h"}} with input as asked
 }
 
 test_a_closed_export_ends if {

@@ -7,29 +7,27 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
+use super::identity::seconds_as_f64;
 use super::worker::{Command, Handle};
-use super::{Addresses, Shared, load_identity, reread};
+use super::{Addresses, Shared, reread};
 use crate::config::Config;
-use crate::control::{Activated, ExchangeRow, ListenerStatus, PolicyStatus, SvidStatus, Unloaded};
+use crate::control::{Activated, ExchangeRow, ListenerStatus, PolicyStatus, Unloaded};
 use crate::judge::Judge;
 use crate::metrics::BundleFailure;
 use crate::policy::{KillScope, Policy, Report};
 use crate::proxy::settings::Settings;
 use crate::proxy::watched::Row;
 use crate::reassess::Reassessed;
-use crate::tls::Identity;
 use crate::units::since_epoch;
 
 impl Shared {
     /// Says what stands where.
     pub(super) fn describe(&self, config: &Config, addresses: &Addresses) {
-        let identity = self.holder.current();
-        self.services.metrics.svid_expiry.set(seconds_as_f64(identity.not_after()));
+        self.describe_identity(config);
         self.status.update(|status| {
             status.version = env!("CARGO_PKG_VERSION").to_owned();
             status.environment = config.environment.clone();
@@ -39,7 +37,6 @@ impl Shared {
                 .iter()
                 .map(|(name, address)| ListenerStatus { name: name.clone(), address: address.to_string() })
                 .collect();
-            status.svid = Some(svid_status(&identity));
         });
     }
 
@@ -135,24 +132,6 @@ impl Shared {
         text
     }
 
-    /// Reads certificate, key and bundles again.
-    pub(super) fn reload_identity(&self, config: &Config, workers: &[Handle]) {
-        match load_identity(config) {
-            Ok(identity) => {
-                let identity = self.holder.replace(identity);
-                self.services.metrics.svid_expiry.set(seconds_as_f64(identity.not_after()));
-                tracing::info!(spiffe_id = %identity.spiffe_id(), not_after = identity.not_after(), "certificates reloaded");
-                self.status.update(|status| {
-                    status.svid = Some(svid_status(&identity));
-                });
-                for worker in workers {
-                    let _ = worker.commands.send(Command::CheckIdentities);
-                }
-            }
-            Err(error) => tracing::error!(%error, "certificates were refused; the last good ones stay"),
-        }
-    }
-
     /// Reads the configuration again; a reload is an activation.
     pub(super) async fn reload(&self, file: &Path, now: &Config, workers: &[Handle]) -> Option<Config> {
         let new = match reread(file, now) {
@@ -191,12 +170,6 @@ impl Shared {
         self.reload_identity(&new, workers);
         Some(new)
     }
-
-    /// Ready to be sent traffic.
-    pub(super) fn set_ready(&self, ready: bool) {
-        self.services.ready.store(ready, Ordering::Relaxed);
-        self.status.update(|status| status.ready = ready);
-    }
 }
 
 /// What is open, from every worker.
@@ -230,10 +203,6 @@ fn exchange_row(row: Row) -> ExchangeRow {
     }
 }
 
-fn svid_status(identity: &Identity) -> SvidStatus {
-    SvidStatus { spiffe_id: identity.spiffe_id().to_string(), not_after: identity.not_after() }
-}
-
 async fn ask(workers: &[Handle], command: impl Fn(oneshot::Sender<Reassessed>) -> Command) -> Reassessed {
     let mut replies = Vec::new();
     for worker in workers {
@@ -257,9 +226,4 @@ async fn sum(replies: Vec<oneshot::Receiver<Reassessed>>) -> Reassessed {
 /// Runs what would hold up everybody else on a thread for such things.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| format!("the gate failed while reading: {error}"))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit a double's 53 bits for 285 million years")]
-fn seconds_as_f64(seconds: u64) -> f64 {
-    seconds as f64
 }

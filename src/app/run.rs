@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::accept::accept;
 use super::change::exchanges;
+use super::identity::why_not_ready;
 use super::worker::{self, Command, Handle};
 use super::{Addresses, App, AppError, Shared};
 use crate::admin::{self, Probes};
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::control::{self, Control, Order};
 use crate::decision::Cause;
 use crate::exchange::{Kind, Registry};
+use crate::intake::agent::{self, News};
 use crate::intake::{Token, Watch};
 use crate::policy::bundle;
 use crate::tls::Source;
@@ -117,6 +119,7 @@ enum Event {
     Order(Order),
     Look,
     Sweep,
+    Heard(News),
 }
 
 impl Gate {
@@ -138,12 +141,15 @@ impl Gate {
         let (orders, mut ordered) = mpsc::channel(64);
         serving.spawn(control::serve(control, self.control(orders), closed.clone()));
         serving.spawn(admin::serve(admin, self.probes(), closed));
+        let mut following = JoinSet::new();
+        let mut heard = self.listen_to_the_agent(&mut following);
         let mut signals = Signals::listen(signals).map_err(AppError::Thread)?;
         let mut stop = stop;
         let mut bundles = Watch::new(self.bundles());
         let mut certificates = Watch::new(self.certificates());
         let (mut look, mut sweep) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(SWEEP_EVERY));
-        self.parts.set_ready(true);
+        self.parts.status.update(|status| status.started_up = true);
+        self.parts.look_at_identity();
         for (name, address) in &self.addresses.listeners {
             tracing::info!(listener = %name, %address, "listening");
         }
@@ -152,6 +158,7 @@ impl Gate {
                 biased;
                 signal = signals.next() => signal,
                 () = stopped(&mut stop) => Event::Stop,
+                Some(news) = heard.recv() => Event::Heard(news),
                 Some(order) = ordered.recv() => Event::Order(order),
                 _ = sweep.tick() => Event::Sweep,
                 _ = look.tick() => Event::Look,
@@ -162,11 +169,27 @@ impl Gate {
                 Event::Order(order) => self.obey(order, &mut bundles).await,
                 Event::Look => self.look(&mut bundles, &mut certificates).await,
                 Event::Sweep => self.sweep(),
+                Event::Heard(news) => self.hear(news),
             }
         }
         accepting.shutdown().await;
-        self.drain(&mut signals).await;
+        self.drain(&mut signals, &mut ordered, &mut heard, &mut bundles, &mut certificates).await;
         self.end(closing, serving).await
+    }
+
+    /// What is heard of the SPIFFE agent; nothing, ever, where the identity comes from files.
+    fn listen_to_the_agent(&self, tasks: &mut JoinSet<()>) -> mpsc::Receiver<News> {
+        let (news, heard) = mpsc::channel(8);
+        if let Some(agent) = &self.parts.agent {
+            tasks.spawn(agent::follow(agent.socket.clone(), news));
+        }
+        heard
+    }
+
+    fn hear(&self, news: News) {
+        if let Some(agent) = &self.parts.agent {
+            self.parts.hear(news, agent, &self.workers);
+        }
     }
 
     fn control(&self, orders: mpsc::Sender<Order>) -> Control {
@@ -187,7 +210,7 @@ impl Gate {
                 let status = status.read();
                 match (status.draining, status.ready) {
                     (true, _) => Err("draining".to_owned()),
-                    (false, false) => Err("starting".to_owned()),
+                    (false, false) => Err(why_not_ready(&status).to_owned()),
                     (false, true) => Ok(()),
                 }
             }),
@@ -241,6 +264,7 @@ impl Gate {
         services.door.sweep(now);
         services.sessions.sweep(now);
         services.metrics.sessions_open.set(i64::try_from(services.sessions.len()).unwrap_or(i64::MAX));
+        self.parts.look_at_identity();
     }
 
     fn bundles(&self) -> Bundles {
@@ -248,26 +272,43 @@ impl Gate {
     }
 
     fn certificates(&self) -> Token {
-        let Source::Files(files) = &self.config.identity.source;
+        let Source::Files(files) = &self.config.identity.source else { return Token::of([]) };
         let paths = [&files.certificate, &files.private_key].into_iter().chain(files.bundles.values());
         Token::of(paths.map(PathBuf::as_path))
     }
 
-    async fn drain(&self, signals: &mut Signals) {
+    /// Waits for what is open. Until the last of it is over operators, policies and the SPIFFE agent still have their say.
+    async fn drain(
+        &mut self,
+        signals: &mut Signals,
+        ordered: &mut mpsc::Receiver<Order>,
+        heard: &mut mpsc::Receiver<News>,
+        bundles: &mut Watch<Bundles>,
+        certificates: &mut Watch<Token>,
+    ) {
         tracing::info!("draining");
         self.parts.status.update(|status| status.draining = true);
-        self.parts.set_ready(false);
+        self.parts.look_at_identity();
         self.tell(|| Command::Drain);
         let deadline = Instant::now() + self.config.limits.drain.0;
+        let mut look = tokio::time::interval(LOOK_EVERY);
         while self.house.connections() > 0 && Instant::now() < deadline {
-            tokio::select! {
+            let event = tokio::select! {
                 biased;
-                event = signals.next() => {
-                    if matches!(event, Event::Stop) {
-                        break;
-                    }
-                }
-                () = tokio::time::sleep(DRAIN_TICK) => {}
+                signal = signals.next() => signal,
+                Some(news) = heard.recv() => Event::Heard(news),
+                Some(order) = ordered.recv() => Event::Order(order),
+                _ = look.tick() => Event::Look,
+                () = tokio::time::sleep(DRAIN_TICK) => Event::Sweep,
+            };
+            match event {
+                Event::Stop => break,
+                // A configuration read now would be in force for nobody.
+                Event::Reload => {}
+                Event::Order(order) => self.obey(order, bundles).await,
+                Event::Look => self.look(bundles, certificates).await,
+                Event::Sweep => self.sweep(),
+                Event::Heard(news) => self.hear(news),
             }
         }
         let door = &self.parts.services.door;

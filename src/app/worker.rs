@@ -59,8 +59,8 @@ async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::Unbounde
             Command::Carry(accepted) => {
                 let (worker, lines, load) = (Rc::clone(&worker), Rc::clone(&lines), Arc::clone(&load));
                 tokio::task::spawn_local(async move {
+                    let _carried = Carried { load, services: Arc::clone(&worker.services) };
                     listener::carry(worker, lines, *accepted).await;
-                    load.fetch_sub(1, Ordering::Relaxed);
                 });
             }
             Command::Reassess(reply) => {
@@ -77,6 +77,21 @@ async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::Unbounde
             Command::CheckIdentities => reassess::withdraw(&worker, &lines.ended_identities()),
             Command::Drain => lines.drain(),
             Command::Stop => break,
+        }
+    }
+}
+
+/// A connection in the count by which the next one is placed, also when carrying it panics.
+struct Carried {
+    load: Arc<AtomicUsize>,
+    services: Arc<Services>,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        if std::thread::panicking() {
+            self.services.metrics.panics.inc();
         }
     }
 }

@@ -1,11 +1,15 @@
 //! `portcullis status`: how a running gate stands.
 
+use std::time::SystemTime;
+
 use clap::Args;
 
 use super::client::Remote;
 use super::failure::Failure;
-use super::table::{clean, count, moment, or_dash, pairs};
+use super::table::{ago, clean, count, moment, or_dash, pairs};
 use crate::control::answers::StatusAnswer;
+use crate::control::{FaultKind, IdentityStatus};
+use crate::units::since_epoch;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -18,6 +22,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     arguments.remote.show(&answer, words)
 }
 
+fn source(identity: &IdentityStatus) -> String {
+    let from = match &identity.endpoint {
+        Some(endpoint) => format!("the SPIFFE agent at {endpoint}"),
+        None => identity.source.clone(),
+    };
+    match identity.updated_at {
+        0 => format!("{from}, nothing yet"),
+        at => format!("{from}, last at {}", moment(at)),
+    }
+}
+
+fn seconds_now() -> u64 {
+    since_epoch(SystemTime::now()).as_secs()
+}
+
 fn words(status: StatusAnswer) -> String {
     let state = match (status.draining, status.ready) {
         (true, _) => "draining: nothing new is admitted",
@@ -26,13 +45,19 @@ fn words(status: StatusAnswer) -> String {
     };
     let listeners = status.listeners.iter().map(|listener| format!("{} on {}", listener.name, listener.address));
     let revisions = status.revisions.iter().map(|(bundle, revision)| format!("{bundle} {revision}"));
-    let identity = status.svid.as_ref().map(|svid| format!("{} until {}", svid.spiffe_id, moment(svid.not_after)));
+    let identity = status.svid.as_ref().map(|svid| match svid.not_after.checked_sub(seconds_now()) {
+        Some(left) => format!("{} until {}, {} from now", svid.spiffe_id, moment(svid.not_after), ago(left)),
+        None => format!("{}, expired at {}", svid.spiffe_id, moment(svid.not_after)),
+    });
+    let source = source(&status.identity);
     let caller = status.you.name.unwrap_or_else(|| format!("uid {} without a name", status.you.uid));
     let mut text = pairs([
         ("portcullis", format!("{}, {}, up since {}", status.version, status.environment, moment(status.started))),
         ("state", state.to_owned()),
         ("listeners", listeners.collect::<Vec<_>>().join(", ")),
         ("identity", or_dash(identity)),
+        ("given by", source),
+        ("trusts", or_dash((!status.identity.trust_domains.is_empty()).then(|| status.identity.trust_domains.join(", ")))),
         (
             "policy",
             match status.generation {
@@ -56,6 +81,18 @@ fn words(status: StatusAnswer) -> String {
     if status.warnings > 0 {
         text = format!("{text}\n\n{} about the policy; see `portcullis policy`", count(status.warnings, "warning"));
     }
+    if let Some(fault) = &status.identity.fault {
+        let what = match fault.kind {
+            FaultKind::Unreachable => "the SPIFFE agent cannot be reached; what it gave holds until it expires",
+            FaultKind::Denied => "the SPIFFE agent gives the gate no identity",
+            FaultKind::Missing => "the SPIFFE agent does not give the gate its SVID",
+            FaultKind::Refused => "the newest certificates are not in force",
+        };
+        text = format!("{text}\n\n{what}, since {}:", moment(fault.since));
+        for line in fault.report.lines() {
+            text = format!("{text}\n  {}", clean(line));
+        }
+    }
     if let Some(error) = status.last_error {
         text = format!("{text}\n\nthe newest bundles are not in force since {}:", moment(error.at));
         for line in error.report.lines() {
@@ -63,4 +100,55 @@ fn words(status: StatusAnswer) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{SourceFault, Status, SvidStatus};
+
+    /// An answer like the one `GET /v1/status` makes of this.
+    fn told(status: Status) -> String {
+        let mut answer = serde_json::to_value(&status).unwrap();
+        for (key, value) in [
+            ("generation", 0.into()),
+            ("activated_at", 0.into()),
+            ("revisions", serde_json::json!({})),
+            ("warnings", 0.into()),
+            ("last_error", serde_json::Value::Null),
+            ("connections", 0.into()),
+            ("exchanges", 0.into()),
+            ("sessions", 0.into()),
+            ("kills", 0.into()),
+            ("you", serde_json::json!({"uid": 0, "name": null, "may_operate": true})),
+        ] {
+            answer[key] = value;
+        }
+        words(serde_json::from_value(answer).unwrap())
+    }
+
+    #[test]
+    fn the_identity_is_told_with_its_end_its_source_and_what_is_wrong_with_that() {
+        let mut status = Status::default();
+        status.identity.source = "workload_api".to_owned();
+        status.identity.endpoint = Some("unix:///run/agent.sock".to_owned());
+        let report = "connect\u{1b}[31m: No such file".to_owned();
+        status.identity.fault = Some(SourceFault { since: 1_764_000_000, kind: FaultKind::Unreachable, report });
+        let text = told(status.clone());
+        assert!(text.contains("the SPIFFE agent at unix:///run/agent.sock, nothing yet"), "{text}");
+        assert!(text.contains("cannot be reached; what it gave holds until it expires, since 2025-11-24T16:00:00Z"), "{text}");
+        assert!(text.contains("No such file") && !text.contains('\u{1b}'), "{text}");
+
+        let spiffe_id = "spiffe://example.org/gate".to_owned();
+        status.svid = Some(SvidStatus { spiffe_id, not_after: seconds_now() + 3700 });
+        status.identity.updated_at = 1_764_000_000;
+        status.identity.trust_domains = vec!["example.org".to_owned(), "partner.test".to_owned()];
+        status.identity.fault = None;
+        let text = told(status.clone());
+        assert!(text.contains("spiffe://example.org/gate until ") && text.contains(", 1h 1m from now"), "{text}");
+        assert!(text.contains("last at 2025-11-24T16:00:00Z") && text.contains("example.org, partner.test"), "{text}");
+
+        status.svid.as_mut().unwrap().not_after = 1_764_000_000;
+        assert!(told(status).contains("expired at 2025-11-24T16:00:00Z"));
+    }
 }

@@ -9,15 +9,17 @@ use std::net::SocketAddr;
 use super::document::Place;
 use super::report::{Mistake, suggestion};
 use super::{bounds, grammar};
-use crate::spiffe::Pattern;
+use crate::spiffe::{Pattern, SpiffeId};
+use crate::tls::ONE_SOURCE;
 
 type Form = fn(&str) -> Result<(), &'static str>;
 
 /// Everything wrong that needs more than one value, or more than a type, to see.
-pub(super) fn mistakes(root: &Place<'_>) -> Vec<Mistake> {
+pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<String>) -> Vec<Mistake> {
     let mut check = Check { root, found: Vec::new() };
     check.form(&["environment"], not_empty);
     check.identity();
+    check.workload_api(environment);
     check.listeners();
     check.upstreams();
     check.addresses();
@@ -125,6 +127,37 @@ impl<'a> Check<'a> {
         self.form(&["identity", "trust_domain"], grammar::trust_domain);
         self.not_none(self.at(BUNDLES), "bundle of a trust domain");
         self.keys_form(BUNDLES, grammar::trust_domain);
+    }
+
+    /// One source of our identity, and an agent that can be found where it is the Workload API.
+    fn workload_api(&mut self, environment: &dyn Fn(&str) -> Option<String>) {
+        let Some(source) = self.at(SOURCE) else { return };
+        let known = ["files", "workload_api"].into_iter().filter_map(|key| source.child(key)).count();
+        // A key that is misspelt has been told already.
+        if known == 2 || source.length() == Some(0) {
+            self.say(&source, ONE_SOURCE, None);
+        }
+        let Some(agent) = source.child("workload_api").filter(|agent| agent.length().is_some()) else { return };
+        self.child_form(&agent, "spiffe_id", grammar::spiffe_id);
+        self.child_form(&agent, "hint", not_empty);
+        if let (Some(id), Some(own)) = (agent.child("spiffe_id"), self.at(&["identity", "trust_domain"]))
+            && let (Some(Ok(named)), Some(domain)) = (id.text().map(SpiffeId::new), own.text())
+            && named.trust_domain_name() != domain
+        {
+            self.say(&id, format!("{} is not of our own trust domain {}", id.quoted(), own.quoted()), None);
+        }
+        match (agent.child("endpoint"), environment(ENDPOINT_VARIABLE)) {
+            (Some(endpoint), _) => self.has_form(&endpoint, grammar::agent_endpoint),
+            (None, Some(endpoint)) => {
+                if let Err(why) = grammar::agent_endpoint(&endpoint) {
+                    self.found.push(agent.mistake_of_key(format!("the variable {ENDPOINT_VARIABLE} {why}"), None));
+                }
+            }
+            (None, None) => {
+                let hint = format!("write unix:///run/spire/agent.sock, or set {ENDPOINT_VARIABLE}");
+                self.found.push(agent.mistake_of_missing("endpoint", "nobody says where the SPIFFE agent is", Some(hint)));
+            }
+        }
     }
 
     fn listeners(&mut self) {
@@ -314,6 +347,9 @@ impl<'a> Check<'a> {
     }
 }
 
+const SOURCE: &[&str] = &["identity", "source"];
+/// Where SPIFFE_Workload_Endpoint.md 4 lets a workload look for its agent.
+pub(super) const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 const BUNDLES: &[&str] = &["identity", "source", "files", "bundles"];
 
 /// Two sockets cannot both have these addresses.

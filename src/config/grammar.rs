@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::spiffe::TrustDomain;
+use crate::spiffe::{SpiffeId, TrustDomain, agent_socket};
 
 /// A host name, `*.` and a host name, or `*`.
 pub(super) fn route_host(text: &str) -> Result<(), &'static str> {
@@ -63,6 +63,17 @@ pub(super) fn name(text: &str) -> Result<(), &'static str> {
         return Err("ends in a number and is not an IPv4 address");
     }
     Ok(())
+}
+
+/// `unix:///path`, where a SPIFFE agent answers.
+pub(super) fn agent_endpoint(text: &str) -> Result<(), &'static str> {
+    agent_socket(text).map(drop)
+}
+
+/// A whole SPIFFE ID of a workload, as certificates write it.
+pub(super) fn spiffe_id(text: &str) -> Result<(), &'static str> {
+    let canonical = |id: &SpiffeId| id.to_string() == text && !id.path().is_empty();
+    SpiffeId::new(text).ok().filter(canonical).map(drop).ok_or("is not a SPIFFE ID; write spiffe://example.org/gate")
 }
 
 /// `http://host:port`.

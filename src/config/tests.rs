@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::*;
 
 const FULL: &str = include_str!("../../examples/admin-api/gate.yaml");
+const SPIRE: &str = include_str!("../../examples/spire/gate.yaml");
 const MINIMAL: &str = include_str!("../../examples/minimal/gate.yaml");
 
 fn nothing(_: &str) -> Option<String> {
@@ -29,6 +30,8 @@ fn the_examples_are_right() {
     let full = parse(FULL).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(full.listeners[0].routes.len(), 2);
     assert_eq!(full.workloads[0].spiffe_id.to_string(), "spiffe://example.org/agents/*");
+    let spire = parse(SPIRE).unwrap_or_else(|report| panic!("{report}"));
+    assert!(matches!(&spire.identity.source, tls::Source::WorkloadApi(agent) if agent.hint.as_deref() == Some("gate")));
     let minimal = parse(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(minimal.listeners[0].routes[0].path_prefix, "/");
     assert_eq!(minimal.admin.address.port(), 9901);
@@ -36,6 +39,7 @@ fn the_examples_are_right() {
 
 #[test]
 fn the_full_example_has_every_key() {
+    // What a gate can have only one of stands in an example of its own.
     fn check(schema: &Value, at: &Value, values: &[&Value], path: &str) {
         let at = match at.get("$ref").and_then(Value::as_str) {
             Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -55,7 +59,8 @@ fn the_full_example_has_every_key() {
         }
     }
     let schema = Config::schema();
-    check(&schema, &schema, &[&yaml::read(FULL, &nothing).0.unwrap().value()], "");
+    let examples = [FULL, SPIRE].map(|text| yaml::read(text, &nothing).0.unwrap().value());
+    check(&schema, &schema, &examples.each_ref(), "");
 }
 
 #[test]
@@ -196,6 +201,42 @@ fn port_zero_meets_nobody() {
 }
 
 #[test]
+fn an_identity_has_one_source_and_an_agent_can_be_found() {
+    const FILES: &str = "    files: {certificate: svid.pem, private_key: svid.key, bundles: {example.org: bundle.pem}}\n";
+    assert!(MINIMAL.contains(FILES));
+    let agent = |keys: &str| MINIMAL.replace(FILES, &format!("    workload_api: {keys}\n"));
+    for (text, told) in [
+        (
+            MINIMAL.replace(FILES, &format!("{FILES}    workload_api: {{endpoint: \"unix:///a\"}}\n")),
+            "write either `files` or `workload_api`",
+        ),
+        (MINIMAL.replace("source:\n", "source: {}\n").replace(FILES, ""), "write either `files` or `workload_api`"),
+        (agent("{}"), "nobody says where the SPIFFE agent is"),
+        (agent("{endpoint: /run/agent.sock}"), "not the endpoint of a SPIFFE agent"),
+        (agent("{endpoint: \"tcp://127.0.0.1:8081\"}"), "our private key would be readable"),
+        (agent("{endpont: \"unix:///a\"}"), "did you mean `endpoint`?"),
+        (agent("{endpoint: \"unix:///a\", spiffe_id: gate}"), "`gate` is not a SPIFFE ID"),
+        (agent("{endpoint: \"unix:///a\", spiffe_id: \"spiffe://example.com/gate\"}"), "not of our own trust domain"),
+        (agent("{endpoint: \"unix:///a\", hint: \"\"}"), "is empty"),
+        (MINIMAL.replace("    files:", "    file:"), "did you mean `files`?"),
+    ] {
+        let report = parse(&text).expect_err(told).to_string();
+        assert!(report.contains(told), "{told}: {report}");
+    }
+    let endpoint = |environment: &str| {
+        let environment = environment.to_owned();
+        let read =
+            Config::parse(&agent("{}"), "gate.yaml", &|name| (name == "SPIFFE_ENDPOINT_SOCKET").then(|| environment.clone()));
+        read.map(|config| match config.identity.source {
+            tls::Source::WorkloadApi(agent) => agent.endpoint.unwrap(),
+            tls::Source::Files(_) => panic!("files"),
+        })
+    };
+    assert_eq!(endpoint("unix:///run/agent.sock").unwrap(), "unix:///run/agent.sock");
+    assert!(endpoint("tcp://10.0.0.1:1").unwrap_err().to_string().contains("the variable SPIFFE_ENDPOINT_SOCKET is tcp"));
+}
+
+#[test]
 fn variables_are_read_and_never_quoted() {
     let environment = |name: &str| Some(if name == "PORT" { "9443".to_owned() } else { "canary-7f3a".to_owned() });
     let read = |text: &str| Config::parse(text, "gate.yaml", &environment);
@@ -224,7 +265,7 @@ fn relative_paths_are_relative_to_the_file() {
     let file = directory.path().join("gate.yaml");
     std::fs::write(&file, MINIMAL.replace("svid.key", "/keys/svid.key") + "audit: {file: \"-\"}\n").unwrap();
     let config = Config::read(&file).unwrap_or_else(|report| panic!("{report}"));
-    let tls::Source::Files(files) = &config.identity.source;
+    let tls::Source::Files(files) = &config.identity.source else { panic!("the example has files") };
     assert_eq!(files.certificate, directory.path().join("svid.pem"));
     assert_eq!(files.private_key, Path::new("/keys/svid.key"));
     assert_eq!(files.bundles["example.org"], directory.path().join("bundle.pem"));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{ListenerStatus, SvidStatus, Unloaded};
+use super::status::{IdentityStatus, ListenerStatus, SvidStatus, Unloaded};
 use crate::exchange::Selector;
 use crate::session::{Summary, View};
 use crate::units::Span;
@@ -24,6 +24,7 @@ pub struct StatusAnswer {
     pub draining: bool,
     pub listeners: Vec<ListenerStatus>,
     pub svid: Option<SvidStatus>,
+    pub identity: IdentityStatus,
     pub generation: u64,
     pub activated_at: u64,
     pub revisions: BTreeMap<String, String>,

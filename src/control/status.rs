@@ -20,10 +20,13 @@ pub struct Status {
     pub version: String,
     pub environment: String,
     pub started: u64,
+    /// The threads run, and every socket is served.
+    pub started_up: bool,
     pub ready: bool,
     pub draining: bool,
     pub listeners: Vec<ListenerStatus>,
     pub svid: Option<SvidStatus>,
+    pub identity: IdentityStatus,
     pub policy: PolicyStatus,
 }
 
@@ -39,6 +42,43 @@ pub struct ListenerStatus {
 pub struct SvidStatus {
     pub spiffe_id: String,
     pub not_after: u64,
+}
+
+/// Where the gate's identity comes from, and how that stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityStatus {
+    /// files or workload_api
+    pub source: String,
+    /// Where the SPIFFE agent is, for workload_api.
+    pub endpoint: Option<String>,
+    /// When something was last taken from it; 0 before the first time.
+    pub updated_at: u64,
+    /// Whose SVIDs can be checked.
+    pub trust_domains: Vec<String>,
+    /// Nothing while the source does what it should.
+    pub fault: Option<SourceFault>,
+}
+
+/// What is wrong with the source of the gate's identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFault {
+    pub since: u64,
+    pub kind: FaultKind,
+    pub report: String,
+}
+
+/// The kinds of fault a source can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// The SPIFFE agent cannot be reached; what it gave holds.
+    Unreachable,
+    /// The SPIFFE agent gives us nothing, and has taken back what it gave.
+    Denied,
+    /// Our SVID is not among those the SPIFFE agent gives us.
+    Missing,
+    /// What it gives cannot be used; what it gave before holds.
+    Refused,
 }
 
 /// The policy in force.
@@ -94,6 +134,12 @@ pub struct Read {
 impl StatusBoard {
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// True between the start and the drain: whatever keeps the gate from being ready then may pass.
+    pub fn is_standing(&self) -> bool {
+        let status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        status.started_up && !status.draining
     }
 
     pub fn read(&self) -> Status {

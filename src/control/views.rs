@@ -47,6 +47,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>, Extension(caller
         draining: status.draining,
         listeners: status.listeners,
         svid: status.svid,
+        identity: status.identity,
         generation: status.policy.generation,
         activated_at: status.policy.activated_at,
         revisions: status.policy.revisions,

@@ -1,10 +1,11 @@
 //! The demo admin API: what the gate of `dev` stands in front of.
 //!
-//! In: plain HTTP/1.1 on a free port of 127.0.0.1. Out: users as JSON, an endless stream of server-sent events, a long slow download;
-//! and, for the tour, what it saw of the last requests and how many streams it is sending, because only the upstream can say what
+//! In: plain HTTP/1.1 or HTTP/2 on a free port of 127.0.0.1. Out: users as JSON, an endless stream of server-sent events, the same as a
+//! gRPC call and as a WebSocket, a long slow download; and, for the tour, what it saw of the last requests and how many streams it is sending, because only the upstream can say what
 //! reached the upstream. It lives on a thread of its own: an upstream that shares the gate's runtime would hide its stalls.
 
 mod body;
+mod terminal;
 mod users;
 
 use std::collections::VecDeque;
@@ -20,9 +21,9 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -143,13 +144,15 @@ async fn carry(stream: TcpStream, house: Arc<House>) {
         let house = Arc::clone(&house);
         async move { Ok::<_, Infallible>(house.answer(request).await) }
     });
-    let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+    let server = auto::Builder::new(TokioExecutor::new());
+    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
     // A client that went away is nobody's concern here: its stream has been dropped and counted.
     let _ = connection.await;
 }
 
 impl House {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Content> {
+    async fn answer(&self, mut request: Request<Incoming>) -> Response<Content> {
+        let upgraded = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
         let read = Limited::new(body, LARGEST_BODY).collect().await;
         let Ok(body) = read.map(http_body_util::Collected::to_bytes) else {
@@ -162,6 +165,10 @@ impl House {
             (None, "/v1/users") => self.users(&parts.method, &body),
             (None, "/v1/events") => self.stream(&parts.method, "text/event-stream", EVENT_EVERY, u64::MAX, event),
             (None, "/v1/export") => self.stream(&parts.method, "text/csv", PIECE_EVERY, PIECES, rows),
+            (None, "/v1/terminal") => terminal::open(&parts.headers, upgraded, &self.streams),
+            (None, "/demo.v1.Users/Watch") => {
+                answer(StatusCode::OK, "application/grpc", Content::paced(EVENT_EVERY, u64::MAX, message, &self.streams))
+            }
             (None, _) => json_answer(StatusCode::NOT_FOUND, &json!({"error": "there is no such thing"})),
         }
     }
@@ -224,6 +231,21 @@ impl House {
 
 fn event(number: u64) -> Bytes {
     Bytes::from(format!("id: {number}\ndata: {{\"event\": {number}}}\n\n"))
+}
+
+/// `message Event { uint64 number = 1; }`, with the five bytes gRPC puts before each message.
+fn message(number: u64) -> Bytes {
+    let mut event = vec![0x08];
+    let mut rest = number;
+    while rest >= 0x80 {
+        event.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    event.push((rest & 0x7f) as u8);
+    let mut framed = vec![0];
+    framed.extend_from_slice(&u32::try_from(event.len()).unwrap_or_default().to_be_bytes());
+    framed.extend_from_slice(&event);
+    Bytes::from(framed)
 }
 
 fn rows(piece: u64) -> Bytes {

@@ -199,7 +199,8 @@ impl Stage {
     fn lives(&self, role: Role, now: u64) -> bool {
         let clock = UnixTime::since_unix_epoch(Duration::from_secs(now));
         Identity::load(&self.identity(role), clock).is_ok_and(|identity| {
-            identity.spiffe_id().to_string() == role.spiffe_id() && identity.not_after() > now.saturating_add(NEAR_EXPIRY_SECONDS)
+            identity.spiffe_id().is_some_and(|id| id.to_string() == role.spiffe_id())
+                && identity.not_after() > now.saturating_add(NEAR_EXPIRY_SECONDS)
         })
     }
 
@@ -284,7 +285,7 @@ mod tests {
         for role in Role::ALL {
             assert_eq!(mode(&stage.key(role)), 0o600, "{role:?}");
             let identity = Identity::load(&stage.identity(role), UnixTime::now()).unwrap();
-            assert_eq!(identity.spiffe_id().to_string(), role.spiffe_id());
+            assert_eq!(identity.spiffe_id().unwrap().to_string(), role.spiffe_id());
             assert!(identity.warnings().is_empty(), "{:?}", identity.warnings());
         }
         assert!(fs::read_dir(&directory).unwrap().all(|entry| !entry.unwrap().file_name().to_string_lossy().ends_with(".new")));

@@ -23,6 +23,29 @@ pub enum Parsed {
     Form(Value),
 }
 
+impl Parsed {
+    /// About how many bytes it holds in memory. A document of many small values takes several times its text.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Absent => 0,
+            Self::Json(value) | Self::Form(value) => size(value),
+        }
+    }
+}
+
+/// A node of a map or an array with its count of references, as allocated. An estimate: what matters is that it grows with what is held.
+const NODE: u64 = 48;
+
+fn size(value: &Value) -> u64 {
+    NODE + match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Undefined => 0,
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Set(items) => items.iter_sorted().map(size).sum(),
+        Value::Object(object) => object.iter().map(|(key, value)| size(key) + size(value)).sum(),
+    }
+}
+
 /// Why a body cannot be read without doubt. It names places, never content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {

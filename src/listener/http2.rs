@@ -164,7 +164,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
                 stream.as_mut().poll(cx)
             })
             .await;
-            if flow.exchange.cut.cause().is_some() {
+            if flow.exchange.cut.cause().is_some() || flow.is_stalled() {
                 flow.empty();
             }
         });

@@ -51,7 +51,7 @@ struct Known {
 
 impl Line {
     pub(super) fn new(holder: Arc<Holder>, rules: ListenerRules) -> Self {
-        let admitted_by = Cell::new(holder.current().revision());
+        let admitted_by = Cell::new(holder.current().bundle_revision());
         Self {
             order: Cell::new(Close::Open),
             ordered: Cell::new(None),
@@ -141,6 +141,13 @@ impl Line {
         if overdue && (self.is_killed() || self.identity_ended() || self.is_empty()) {
             self.close(Close::Now);
         }
+        // A killed identity that asks nothing is not owed an answer for as long as others may idle.
+        let silent = self.order.get() == Close::AfterOne
+            && self.is_empty()
+            && self.ordered.get().is_some_and(|at| now.duration_since(at) > limits.header_timeout.0);
+        if silent {
+            self.close(Close::Gracefully);
+        }
         if let Some(monitor) = &*self.monitor.borrow() {
             let late = |since: Option<Instant>, bound: Duration| since.is_some_and(|since| now.duration_since(since) > bound);
             if late(monitor.head_begun(), limits.header_timeout.0) {
@@ -164,12 +171,12 @@ impl Line {
             return true;
         }
         let identity = self.holder.current();
-        if identity.revision() == self.admitted_by.get() {
+        if identity.bundle_revision() == self.admitted_by.get() {
             return false;
         }
         let admitted = tls::admissible(&identity, &self.rules, peer, now).is_ok();
         if admitted {
-            self.admitted_by.set(identity.revision());
+            self.admitted_by.set(identity.bundle_revision());
         }
         !admitted
     }

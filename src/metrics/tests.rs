@@ -18,6 +18,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("bundle_last_success_timestamp_seconds", &["bundle"]),
     ("bundle_failures_total", &["bundle", "code"]),
     ("svid_expiry_timestamp_seconds", &[]),
+    ("identity_source_up", &[]),
     ("handshakes_total", &["listener"]),
     ("handshakes_open", &[]),
     ("handshake_errors_total", &["reason"]),

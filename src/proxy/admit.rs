@@ -300,7 +300,7 @@ fn names(edits: &[Edits], rewritten: bool) -> Vec<String> {
 fn keep(open: &Open, settings: &Settings, question: Question, session: &View, reads_body: bool) {
     let body = match question.body {
         Body::Whole { bytes, parsed } if reads_body => {
-            let retained = bytes.len() as u64;
+            let retained = bytes.len() as u64 + parsed.size();
             if open.worker.retain(retained, settings.retained) {
                 KeptBody::Whole { bytes, parsed, retained }
             } else {

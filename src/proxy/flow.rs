@@ -56,6 +56,7 @@ pub struct Flow {
     active: Cell<Instant>,
     clock: Rc<Cell<Instant>>,
     overdue: Cell<Option<Overdue>>,
+    stalled: Cell<bool>,
     waiting: RefCell<Option<Waker>>,
     client_failed: Cell<bool>,
     may_say_farewell: Cell<bool>,
@@ -78,6 +79,7 @@ impl Flow {
             active: Cell::new(clock.get()),
             clock,
             overdue: Cell::new(None),
+            stalled: Cell::new(false),
             waiting: RefCell::new(None),
             client_failed: Cell::new(false),
             may_say_farewell: Cell::new(false),
@@ -130,7 +132,7 @@ impl Flow {
 
     /// True when nothing must be written any more.
     pub fn is_shut(&self) -> bool {
-        self.stage.get() != Stage::Farewell && self.exchange.cut.cause().is_some()
+        self.stalled.get() || (self.stage.get() != Stage::Farewell && self.exchange.cut.cause().is_some())
     }
 
     /// Whether the response stands where a last word may be said.
@@ -155,12 +157,14 @@ impl Flow {
         }
     }
 
-    /// Ready once a cut must end this exchange without another word. Polled by the task that carries its bytes, before anything else.
+    /// Ready once a cut must end this exchange without another word, or its client has stopped reading for too long. Polled by the
+    /// task that carries its bytes, before anything else.
     pub fn poll_hard_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.exchange.cut.poll(Side::Downstream, cx).is_pending() {
-            return Poll::Pending;
+        if self.stalled.get() {
+            return Poll::Ready(());
         }
-        if self.stage.get() == Stage::Answering && !self.begin_farewell() {
+        let cut = self.exchange.cut.poll(Side::Downstream, cx).is_ready();
+        if cut && self.stage.get() == Stage::Answering && !self.begin_farewell() {
             return Poll::Ready(());
         }
         let mut task = self.task.borrow_mut();
@@ -176,6 +180,23 @@ impl Flow {
         if self.upload.borrow_mut().take().is_some() {
             self.broken.set(true);
         }
+    }
+
+    /// Whoever was told that nothing moves did not come to hear it: under back-pressure hyper asks for no body. Ends the exchange.
+    pub fn end_stalled(&self) {
+        self.stalled.set(true);
+        if let Some(waker) = self.task.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// The client stopped reading, and was not waited for any longer.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.get()
+    }
+
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.get().is_some()
     }
 
     /// Tells whoever waits for the upstream that it took too long.
@@ -240,6 +261,7 @@ impl Flow {
     fn count(&self, counter: &Cell<u64>, bytes: usize) {
         counter.set(counter.get() + bytes as u64);
         self.active.set(self.clock.get());
+        self.overdue.set(None);
         self.check_lease();
     }
 

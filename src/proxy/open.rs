@@ -199,7 +199,7 @@ impl Open {
     /// Writes the decision line, if it is not written yet, and returns how to wait for it.
     pub fn tell_decision(&self) -> Option<crate::audit::Ack> {
         // Between two verdicts of a rewrite there is an outcome that is not the last one.
-        let story = self.story.borrow();
+        let mut story = self.story.borrow_mut();
         let decided = story.outcome.is_some() && (self.exchange().cut.is_admitted() || story.ending.is_some());
         if self.told.get() || !decided {
             return None;
@@ -207,7 +207,14 @@ impl Open {
         let mut permit = self.permit.borrow_mut();
         let permit = permit.as_mut()?;
         self.told.set(true);
-        Some(record::decision(self, &story, permit))
+        let ack = record::decision(self, &story, permit);
+        // An exchange may stay open for days; what its closing line does not repeat need not.
+        story.record_input = None;
+        if let Some(judgement) = &mut story.judgement {
+            judgement.input = regorus::Value::Undefined;
+            judgement.answer = None;
+        }
+        Some(ack)
     }
 
     /// Writes its last line: the decision line, or the closing line where that one was written early.
@@ -225,6 +232,8 @@ impl Open {
         }
         if self.exchange().cut.cause().is_some() && story.ending != Some(Ending::Denied) {
             story.ending = Some(Ending::Cut);
+        } else if self.flow.is_stalled() {
+            story.ending.get_or_insert(Ending::IdleTimeout);
         } else if std::thread::panicking() {
             story.ending.get_or_insert(Ending::Panic);
         } else {

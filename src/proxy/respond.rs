@@ -124,6 +124,7 @@ const fn title(reason: Reason) -> &'static str {
             "The request body cannot be judged"
         }
         Reason::Expired => "The certificate of the caller has ended",
+        Reason::OwnCertificate => "The gate has no certificate of its own that is valid now",
         Reason::NoPolicy
         | Reason::Undefined
         | Reason::PolicyError

@@ -49,6 +49,7 @@ impl Open {
                 Stage::Asking if !self.flow.uploading() && idle > target.upstream.response_timeout => {
                     self.flow.set_overdue(Overdue::Response);
                 }
+                Stage::Answering if idle > target.upstream.idle_timeout && self.flow.is_overdue() => self.flow.end_stalled(),
                 Stage::Asking | Stage::Answering if idle > target.upstream.idle_timeout => self.flow.set_overdue(Overdue::Idle),
                 Stage::Asking | Stage::Answering | Stage::Farewell => {}
             }

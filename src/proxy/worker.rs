@@ -36,6 +36,8 @@ pub struct Services {
     pub retained: AtomicU64,
     /// The gate answers: a policy is in force and nobody drains it.
     pub ready: AtomicBool,
+    /// The gate has an SVID of its own that is valid; set by the control thread, within a second.
+    pub identified: AtomicBool,
     /// Where judges of old generations go to be freed; data of 50 MB must not be freed between two requests.
     pub retired: Mutex<Sender<Judge>>,
 }

@@ -1,7 +1,8 @@
 //! Who we are and whom we can check: our SVID and the bundles, as one immutable snapshot, and the one place the current one stands.
 //!
-//! In: the configured files. Out: an [`Identity`], or every mistake at once. A snapshot is taken whole or not at all, so a
-//! certificate never meets another one's key, and a file that breaks while we run leaves the last good snapshot in force.
+//! In: the configured files, or an answer of the Workload API. Out: an [`Identity`], or every mistake at once. A snapshot is taken
+//! whole or not at all, so a certificate never meets another one's key, and a file that breaks while we run leaves the last good
+//! snapshot in force. A snapshot may be without an SVID: before the agent's first answer, and once it has taken ours back.
 //! Resolver and verifiers read the [`Holder`] at each handshake: exchanging TLS configurations instead would need every listener to
 //! take part, and would forget one.
 
@@ -16,28 +17,36 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::Config;
 use super::load;
 use super::refusal::PeerError;
+use super::{Config, Source};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// Our SVID and the bundles peers are checked against, at one moment.
 #[derive(Clone)]
 pub struct Identity {
     pub(super) revision: u64,
-    pub(super) spiffe_id: SpiffeId,
-    pub(super) not_after: u64,
-    pub(super) certified_key: Arc<CertifiedKey>,
+    /// The revision in which the bundles last changed.
+    pub(super) bundle_revision: u64,
+    pub(super) svid: Option<Svid>,
     pub(super) bundles: Bundles,
     pub(super) warnings: Vec<IdentityWarning>,
 }
 
+/// Our own X.509-SVID, with its key.
+#[derive(Clone)]
+pub(super) struct Svid {
+    pub(super) spiffe_id: SpiffeId,
+    pub(super) not_after: u64,
+    pub(super) certified_key: Arc<CertifiedKey>,
+}
+
 /// The trust anchors of each trust domain; never pooled.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Bundles(pub(super) BTreeMap<TrustDomain, Bundle>);
 
 /// The trust anchors of one trust domain.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Bundle {
     anchors: Vec<TrustAnchor<'static>>,
     /// Not before and not after of each anchor, in the same order: webpki drops them.
@@ -82,15 +91,32 @@ pub enum IdentityWarning {
     SharedAuthority { first: TrustDomain, second: TrustDomain },
     #[error("{}: certificate {position} has expired and vouches for nobody; remove it", file.display())]
     ExpiredAuthority { file: PathBuf, position: usize },
+    #[error(
+        "the bundle of the federated trust domain {trust_domain} holds what is not a CA certificate, so its SVIDs are refused; whoever \
+         runs that domain must mend its bundle"
+    )]
+    FaultyBundle { trust_domain: TrustDomain },
 }
 
 impl Identity {
-    /// Reads the configured files.
+    /// Reads the configured files; [`Identity::none`] where there are none, because the Workload API has yet to answer.
     ///
     /// # Errors
     /// Every mistake found, in the order of the configuration.
     pub fn load(config: &Config, now: UnixTime) -> Result<Self, Vec<IdentityError>> {
-        load::identity(config, now)
+        match &config.source {
+            Source::Files(files) => load::identity(&config.trust_domain, files, now),
+            Source::WorkloadApi(_) => Ok(Self::none()),
+        }
+    }
+
+    /// Nobody: no SVID to present and no bundle to check others by. Where the Workload API has not answered, or has denied us.
+    pub fn none() -> Self {
+        Self::new(None, Bundles::default(), Vec::new())
+    }
+
+    pub(super) fn new(svid: Option<Svid>, bundles: Bundles, warnings: Vec<IdentityWarning>) -> Self {
+        Self { revision: 1, bundle_revision: 1, svid, bundles, warnings }
     }
 
     /// Counts the snapshots a [`Holder`] has held; 1 for the first.
@@ -98,19 +124,35 @@ impl Identity {
         self.revision
     }
 
-    /// The SPIFFE ID we present.
-    pub fn spiffe_id(&self) -> &SpiffeId {
-        &self.spiffe_id
+    /// The revision in which the bundles last changed: peers admitted since need not be looked at again. Our own SVID changes many
+    /// times as often, and no peer is better or worse for it.
+    pub fn bundle_revision(&self) -> u64 {
+        self.bundle_revision
     }
 
-    /// When our SVID expires, in Unix seconds.
+    /// The SPIFFE ID we present; none without an SVID.
+    pub fn spiffe_id(&self) -> Option<&SpiffeId> {
+        self.svid.as_ref().map(|svid| &svid.spiffe_id)
+    }
+
+    /// When our SVID expires, in Unix seconds; 0, long ago, without one.
     pub fn not_after(&self) -> u64 {
-        self.not_after
+        self.svid.as_ref().map_or(0, |svid| svid.not_after)
     }
 
-    /// Our certificate chain, leaf first.
+    /// Says whether we have an SVID that has not expired.
+    pub fn is_presentable(&self, now: UnixTime) -> bool {
+        now.as_secs() <= self.not_after()
+    }
+
+    /// Our certificate chain, leaf first; empty without an SVID.
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
-        &self.certified_key.cert
+        self.svid.as_ref().map(|svid| svid.certified_key.cert.as_slice()).unwrap_or_default()
+    }
+
+    /// Says whether another snapshot would change nothing for anybody.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.certificates() == other.certificates() && self.bundles == other.bundles && self.warnings == other.warnings
     }
 
     /// The trust domains whose SVIDs can be checked.
@@ -118,7 +160,7 @@ impl Identity {
         self.bundles.0.keys()
     }
 
-    /// What is unwise about the files, for whoever logs.
+    /// What is unwise about it, for whoever logs.
     pub fn warnings(&self) -> &[IdentityWarning] {
         &self.warnings
     }
@@ -133,8 +175,8 @@ impl fmt::Debug for Identity {
         // By hand, so that a key never gets into a log through a derived Debug.
         f.debug_struct("Identity")
             .field("revision", &self.revision)
-            .field("spiffe_id", &self.spiffe_id)
-            .field("not_after", &self.not_after)
+            .field("spiffe_id", &self.spiffe_id())
+            .field("not_after", &self.not_after())
             .finish_non_exhaustive()
     }
 }
@@ -181,7 +223,7 @@ pub struct Holder {
 impl Holder {
     /// Holds the first identity, as revision 1.
     pub fn new(mut identity: Identity) -> Self {
-        identity.revision = 1;
+        (identity.revision, identity.bundle_revision) = (1, 1);
         Self { current: RwLock::new(Arc::new(identity)) }
     }
 
@@ -197,6 +239,8 @@ impl Holder {
     pub fn replace(&self, mut identity: Identity) -> Arc<Identity> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         identity.revision = current.revision.saturating_add(1);
+        let same = identity.bundles == current.bundles;
+        identity.bundle_revision = if same { current.bundle_revision } else { identity.revision };
         *current = Arc::new(identity);
         Arc::clone(&current)
     }
@@ -204,7 +248,8 @@ impl Holder {
     /// Our certificate and key, unless they have expired: an outage with a name is better than peers that guess.
     fn presentable(&self) -> Option<Arc<CertifiedKey>> {
         let identity = self.current();
-        (UnixTime::now().as_secs() <= identity.not_after).then(|| Arc::clone(&identity.certified_key))
+        let svid = identity.svid.as_ref().filter(|_| identity.is_presentable(UnixTime::now()))?;
+        Some(Arc::clone(&svid.certified_key))
     }
 }
 

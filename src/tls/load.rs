@@ -1,6 +1,6 @@
 //! From the configured files to an identity.
 //!
-//! In: the `identity` part of the configuration and the time. Out: a whole [`Identity`], or every mistake in it.
+//! In: the `identity` part of the configuration with its files, and the time. Out: a whole [`Identity`], or every mistake in it.
 //! Bundles are held to more than webpki asks: it takes any certificate as a trust anchor, so a workload's own SVID put into a
 //! bundle by mistake would make that workload a CA.
 
@@ -14,11 +14,11 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 use rustls::sign::{CertifiedKey, SigningKey};
 
-use super::identity::{Bundle, Bundles, Identity, IdentityError, IdentityWarning, trust_domain};
+use super::Files;
+use super::identity::{Bundle, Bundles, Identity, IdentityError, IdentityWarning, Svid, trust_domain};
 use super::refusal::PeerError;
 use super::svid::{Leaf, validity};
 use super::verifier::{Terms, examine};
-use super::{Config, Files, Source};
 use crate::spiffe::TrustDomain;
 
 /// Mistakes and warnings, gathered so that a reader gets all of them at once.
@@ -34,10 +34,9 @@ impl Findings {
     }
 }
 
-pub(super) fn identity(config: &Config, now: UnixTime) -> Result<Identity, Vec<IdentityError>> {
-    let Source::Files(files) = &config.source;
+pub(super) fn identity(own: &str, files: &Files, now: UnixTime) -> Result<Identity, Vec<IdentityError>> {
     let mut findings = Findings::default();
-    let own_domain = findings.keep(trust_domain(&config.trust_domain));
+    let own_domain = findings.keep(trust_domain(own));
     let certified_key = pair(files, &mut findings);
     let bundles = bundles(files, now, &mut findings);
     let leaf = match (&own_domain, &certified_key) {
@@ -54,14 +53,10 @@ pub(super) fn identity(config: &Config, now: UnixTime) -> Result<Identity, Vec<I
         _ => {}
     }
     match (leaf, certified_key) {
-        (Some(leaf), Some(key)) if findings.errors.is_empty() => Ok(Identity {
-            revision: 1,
-            spiffe_id: leaf.spiffe_id,
-            not_after: leaf.not_after,
-            certified_key: Arc::new(key),
-            bundles,
-            warnings: findings.warnings,
-        }),
+        (Some(leaf), Some(key)) if findings.errors.is_empty() => {
+            let svid = Svid { spiffe_id: leaf.spiffe_id, not_after: leaf.not_after, certified_key: Arc::new(key) };
+            Ok(Identity::new(Some(svid), bundles, findings.warnings))
+        }
         _ => Err(findings.errors),
     }
 }
@@ -140,7 +135,7 @@ fn bundle(file: &Path, authorities: &[CertificateDer<'static>], now: UnixTime, f
 }
 
 /// A signing certificate as a trust anchor: cA=true and, where keyUsage is there, keyCertSign (X509-SVID.md 4.1, 4.3).
-fn anchor(certificate: &CertificateDer<'static>) -> Option<(TrustAnchor<'static>, (u64, u64))> {
+pub(super) fn anchor(certificate: &CertificateDer<'_>) -> Option<(TrustAnchor<'static>, (u64, u64))> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let is_authority = parsed.basic_constraints().ok()?.is_some_and(|constraints| constraints.value.ca);
     let signs = parsed.key_usage().ok()?.is_none_or(|usage| usage.value.key_cert_sign());

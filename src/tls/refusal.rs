@@ -20,7 +20,7 @@ pub enum PeerError {
     NotX509Svid(#[from] SvidFault),
     #[error("peers of trust domain {0} may not connect here; name it in the listener's trust_domains if they should")]
     TrustDomain(TrustDomain),
-    #[error("there is no bundle for trust domain {0}; add one under identity.source.files.bundles")]
+    #[error("there is no bundle for trust domain {0}; add one to identity.source.files.bundles, or federate with it in SPIRE")]
     NoBundle(TrustDomain),
     #[error("the certificate, or a CA above it, is not valid before Unix time {not_before}; check both clocks")]
     NotYetValid { not_before: u64 },

@@ -568,7 +568,7 @@ fn every_mistake_in_the_files_is_reported_at_once() {
     let bundle = ours.ca_pem();
 
     let mut files = Files::new("Example.org", &mixed, &[("B", bundle), ("b.test", ""), ("c.test", &issued.certificate_pem)]);
-    let Source::Files(paths) = &mut files.config.source;
+    let Source::Files(paths) = &mut files.config.source else { panic!("it reads files") };
     paths.bundles.insert("a.test".to_owned(), "/nonexistent/bundle.pem".into());
     let errors = files.errors();
     for (error, words) in errors.iter().zip([

@@ -110,6 +110,23 @@ async fn no_tick_the_upstream_emitted_after_a_kill_returned_arrives() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_is_not_waited_for_longer_than_the_idle_timeout() {
+    for protocol in BOTH {
+        let (backend, emitted) = ticking();
+        let mut gate = Setup { upstream: ", idle_timeout: 1s".to_owned(), ..Setup::default() }.start(backend.address);
+        let mut client = gate.any(protocol, "agents/slow").await;
+        let mut body = client.open("/ticks").await.into_body();
+        some_bytes(&mut body, 4096).await;
+        stalled(&emitted).await;
+        until("the upstream to be let go of", || backend.connections.load(Ordering::SeqCst) == 0).await;
+        drain(body).await.1.expect_err("a body that was not sent whole must not end as if it were");
+        // It was open for longer than a second: how it ended stands in its closing line.
+        let last = gate.record().pop().unwrap()["portcullis"].clone();
+        assert_eq!((&last["ending"], &last["cause"]), (&"idle_timeout".into(), &serde_json::Value::Null), "{protocol:?}: {last}");
+    }
+}
+
 /// The client's side: a body of ticks, and the number emitted.
 fn uploading() -> (Boxed, Arc<AtomicU64>) {
     let emitted = Arc::new(AtomicU64::new(0));
@@ -256,6 +273,21 @@ async fn a_killed_identity_gets_403_killed_on_a_new_connection_that_then_closes_
     let (status, _) = tokio::task::block_in_place(|| gate.control("DELETE", &format!("/v1/kills/{id}"), ""));
     assert!(status < 300, "{status}");
     assert_eq!(gate.any(Speaks::Http2, "agents/bad").await.get("/").await.status, 200, "lifted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_identity_that_says_nothing_does_not_keep_its_connection() {
+    use tokio::io::AsyncReadExt;
+    let backend = Backend::start();
+    let gate =
+        Setup { extra: "limits: {header_timeout: 1s, idle_timeout: 10m}\n".to_owned(), ..Setup::default() }.start(backend.address);
+    kill(&gate, BAD);
+    for alpn in [b"http/1.1".as_slice(), b"h2"] {
+        let mut silent = gate.connect("agents/bad", alpn).await;
+        let mut heard = Vec::new();
+        // However the end comes; what matters is that it does.
+        let _ = within("the close", silent.read_to_end(&mut heard)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -156,6 +156,12 @@ impl Gate {
         }
     }
 
+    /// Tells the gate to drain and end, on a thread of its own.
+    pub fn end(&mut self) -> std::thread::JoinHandle<()> {
+        let running = self.running.take().unwrap();
+        std::thread::spawn(move || running.stop().unwrap())
+    }
+
     /// Ends the gate and starts another on the same folder.
     pub fn restart(&mut self) {
         self.stop();

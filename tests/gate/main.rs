@@ -11,11 +11,13 @@
 
 mod cuts;
 mod deny;
+mod examples;
 mod harness;
 mod life;
 mod promises;
 mod record;
 mod review;
+mod spire;
 mod swaps;
 mod threats;
 mod verdicts;

@@ -382,6 +382,32 @@ async fn a_gate_that_ends_cuts_what_is_still_open_when_the_drain_is_over_and_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_a_gate_ends_operators_and_policies_still_have_their_say() {
+    let mut gate = Setup { extra: "limits: {drain: 5m}\n".to_owned(), ..Setup::default() }.start(events());
+    let mut client = gate.any(Speaks::Http2, "agents/research").await;
+    let mut body = client.open("/events").await.into_body();
+    within("an event", body.frame()).await.unwrap().unwrap();
+    let ending = gate.end();
+    let draining = || gate.admin("/readyz").0 == 503;
+    until("the drain to begin", || tokio::task::block_in_place(draining)).await;
+    let (status, exchanges) = tokio::task::block_in_place(|| gate.control("GET", "/v1/exchanges", ""));
+    assert_eq!((status, exchanges["exchanges"].as_array().map(Vec::len)), (200, Some(1)), "{exchanges}");
+    let deny = "package portcullis\n\ndecision := false\n";
+    let (status, answer) = tokio::task::block_in_place(|| gate.activate(deny, "{}"));
+    assert_eq!((status, &answer["cut"]), (200, &1.into()), "{answer}");
+    within("the cut", body.collect()).await.expect_err("a cut is no clean end");
+    assert_eq!(
+        tokio::task::block_in_place(|| gate.admin("/readyz").0),
+        503,
+        "a policy in force must not make a gate ready that ends"
+    );
+    drop(client);
+    tokio::task::block_in_place(|| ending.join().unwrap());
+    let line = gate.ended().pop().unwrap();
+    assert_eq!((&line["ending"], &line["cause"]), (&"cut".into(), &"policy".into()), "{line:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_ends_lets_go_of_idle_connections_at_once_and_finishes_what_is_open() {
     let mut gate = Setup { extra: "limits: {drain: 15s}\n".to_owned(), ..Setup::default() }.start(events());
     let address = gate.address;

@@ -26,7 +26,18 @@ pub(super) struct Paced {
     next: u64,
     last: u64,
     piece: fn(u64) -> Bytes,
-    streams: watch::Sender<usize>,
+    _counted: Counted,
+}
+
+/// One of the streams being sent, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    pub(super) fn new(streams: &watch::Sender<usize>) -> Self {
+        streams.send_modify(|open| *open += 1);
+        Self(streams.clone())
+    }
 }
 
 impl Content {
@@ -38,14 +49,13 @@ impl Content {
         let mut ticks = tokio::time::interval(every);
         // A reader that stalled gets no burst afterwards: the pace is the point.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        streams.send_modify(|open| *open += 1);
-        Self::Paced(Paced { ticks, next: 1, last, piece, streams: streams.clone() })
+        Self::Paced(Paced { ticks, next: 1, last, piece, _counted: Counted::new(streams) })
     }
 }
 
-impl Drop for Paced {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.streams.send_modify(|open| *open = open.saturating_sub(1));
+        self.0.send_modify(|open| *open = open.saturating_sub(1));
     }
 }
 

@@ -94,3 +94,39 @@ async fn the_export_comes_in_pieces_with_every_row_once() {
     let numbers = text.lines().filter_map(|line| line.split_once(",user-")).map(|(number, _)| number.parse::<u64>().unwrap());
     assert!(numbers.take(130).eq(1..=130), "{text}");
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_terminal_counts_and_repeats_and_is_counted_while_it_lives() {
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+    let api = Api::start().unwrap();
+    let mut streams = api.streams();
+    let stream = TcpStream::connect(api.address()).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{}/v1/terminal", api.address()), stream).await.unwrap();
+    socket.send(Message::text("hello")).await.unwrap();
+    let mut heard = Vec::new();
+    while !(heard.contains(&Message::text("you said: hello")) && heard.contains(&Message::text("line 2"))) {
+        heard.push(tokio::time::timeout(SOON, socket.next()).await.expect("it never came").unwrap().unwrap());
+    }
+    assert_eq!(*streams.borrow_and_update(), 1);
+    drop(socket);
+    tokio::time::timeout(SOON, streams.wait_for(|open| *open == 0)).await.expect("the stream outlived its reader").unwrap();
+    assert_eq!(ask(&api, "GET /v1/terminal", "").await.0, 426);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_watch_is_a_grpc_call_over_http2_with_numbered_messages() {
+    let api = Api::start().unwrap();
+    let stream = TcpStream::connect(api.address()).await.unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post(format!("http://{}/demo.v1.Users/Watch", api.address())).body(()).unwrap();
+    let (response, _) = requests.ready().await.unwrap().send_request(request, true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let mut bytes = Vec::new();
+    while bytes.len() < 21 {
+        bytes.extend_from_slice(&tokio::time::timeout(SOON, body.data()).await.expect("it never came").unwrap().unwrap());
+    }
+    assert_eq!(bytes[..21], [0, 0, 0, 0, 2, 8, 1, 0, 0, 0, 0, 2, 8, 2, 0, 0, 0, 0, 2, 8, 3]);
+    assert_eq!(message(300).as_ref(), [0, 0, 0, 0, 3, 8, 0xac, 0x02]);
+}

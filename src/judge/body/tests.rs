@@ -66,6 +66,15 @@ fn a_media_type_in_doubt_is_refused() {
 }
 
 #[test]
+fn what_a_document_holds_in_memory_is_counted_and_not_its_text() {
+    let zeros = json(&format!("[{}0]", "0,".repeat(999))).unwrap();
+    let text = json(&format!("\"{}\"", "x".repeat(1999))).unwrap();
+    assert!(zeros.size() > 10 * text.size(), "{} {}", zeros.size(), text.size());
+    assert!(text.size() >= 1999);
+    assert_eq!(Parsed::Absent.size(), 0);
+}
+
+#[test]
 fn an_encoded_body_is_refused_and_an_empty_one_is_absent() {
     for encoding in ["gzip", "identity, gzip", "br", "", "identity,"] {
         assert_eq!(parse(JSON, Some(encoding), b"{}", 64), Err(BodyError::Encoded), "{encoding}");
