@@ -290,6 +290,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn two_engines_that_disagree_deny_the_request_and_the_interpreter_goes_on() {
+        let (policy, engine) = crate::policy::engine::tests::lying(1);
+        let bench = Bench::new(1, Arc::new(Registry::new(1)));
+        let mut judge = bench.candidates(&Arc::new(policy), &[], 1).unwrap().remove(0);
+        judge.engine = engine;
+        let mut ask = || {
+            let Evaluation { answer, by } = judge.engine.ask(0, Value::new_object());
+            let (verdict, ..) = judge.read(0, answer);
+            (verdict.reason, by)
+        };
+        assert_eq!(ask(), (Some(Reason::PolicyError), Kind::Vm));
+        assert_eq!(ask(), (Some(Reason::Policy), Kind::Interpreter));
+    }
+
+    #[test]
     fn an_address_is_on_the_lists_whose_networks_hold_it() {
         let lists = Networks::new(&BTreeMap::from([
             ("corp".to_owned(), vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]),

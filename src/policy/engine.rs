@@ -71,6 +71,16 @@ pub enum Kind {
     Interpreter,
 }
 
+impl Kind {
+    /// The word for records, metrics and operators.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Vm => "vm",
+            Self::Interpreter => "interpreter",
+        }
+    }
+}
+
 /// Who judges an entry point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chosen {
@@ -414,4 +424,4 @@ fn without_values(message: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

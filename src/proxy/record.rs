@@ -99,7 +99,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         cause: open.exchange().cut.cause(),
         phase: judgement.map(|_| Phase::Request),
         edits: &story.edits,
-        engine: judgement.map(|_| "interpreter"),
+        engine: judgement.map(|judgement| judgement.engine.code()),
         ..Core::default()
     }
 }
