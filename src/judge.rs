@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use crate::decision::Reason;
 use crate::exchange::Registry;
-use crate::policy::{Engine, EvaluationError, KillScope, Policy, Report};
+use crate::policy::{Engine, Evaluation, EvaluationError, KillScope, Kind, Policy, Report};
 use crate::spiffe::{Pattern, SpiffeId};
 use crate::verdict::Verdict;
 use case::{Case, WorkloadFacts};
@@ -155,6 +155,10 @@ pub struct Judgement {
     pub answer: Option<Value>,
     /// What went wrong, for the record and the log; never for the client.
     pub fault: Option<String>,
+    /// Who judged.
+    pub engine: Kind,
+    /// The two engines gave different answers, so the request is denied.
+    pub disagreed: bool,
     pub took: Duration,
 }
 
@@ -163,15 +167,18 @@ impl Judge {
     pub fn judge(&mut self, entry: usize, case: &Case<'_>) -> Judgement {
         let began = Instant::now();
         let input = self.generation.plans.get(entry).map_or_else(Value::new_object, |plan| plan.input(case));
-        let (verdict, answer, fault) = self.ask(entry, input.clone());
-        Judgement { verdict, generation: self.generation.number, input, answer, fault, took: began.elapsed() }
+        let Evaluation { answer, by } = self.engine.ask(entry, input.clone());
+        let disagreed = answer == Err(EvaluationError::Disagreement);
+        let (verdict, answer, fault) = self.read(entry, answer);
+        let generation = self.generation.number;
+        Judgement { verdict, generation, input, answer, fault, engine: by, disagreed, took: began.elapsed() }
     }
 
-    fn ask(&mut self, entry: usize, input: Value) -> (Verdict, Option<Value>, Option<String>) {
+    fn read(&self, entry: usize, answer: Result<Value, EvaluationError>) -> (Verdict, Option<Value>, Option<String>) {
         let Some(shape) = self.generation.policy.entries().get(entry).map(|entry| entry.shape) else {
             return (Verdict::deny(Reason::NoPolicy), None, Some("the policy has no such entry point".to_owned()));
         };
-        match self.engine.evaluate(entry, input) {
+        match answer {
             Ok(answer) => match answer::read(&answer, shape, &self.generation.may_kill) {
                 Ok(verdict) => (verdict, Some(answer), None),
                 Err(error) => (Verdict::deny(Reason::VerdictType), Some(answer), Some(error.to_string())),
@@ -179,6 +186,7 @@ impl Judge {
             Err(EvaluationError::Undefined) => (Verdict::deny(Reason::Undefined), None, None),
             Err(EvaluationError::Timeout) => (Verdict::deny(Reason::PolicyTimeout), None, Some("the time limit".to_owned())),
             Err(EvaluationError::Panic(what)) => (Verdict::deny(Reason::PolicyPanic), None, Some(what)),
+            Err(error @ EvaluationError::Disagreement) => (Verdict::deny(Reason::PolicyError), None, Some(error.to_string())),
             Err(EvaluationError::Error(what)) => (Verdict::deny(Reason::PolicyError), None, Some(what)),
         }
     }
@@ -280,6 +288,21 @@ impl Bench {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_engines_that_disagree_deny_the_request_and_the_interpreter_goes_on() {
+        let (policy, engine) = crate::policy::engine::tests::lying(1);
+        let bench = Bench::new(1, Arc::new(Registry::new(1)));
+        let mut judge = bench.candidates(&Arc::new(policy), &[], 1).unwrap().remove(0);
+        judge.engine = engine;
+        let mut ask = || {
+            let Evaluation { answer, by } = judge.engine.ask(0, Value::new_object());
+            let (verdict, ..) = judge.read(0, answer);
+            (verdict.reason, by)
+        };
+        assert_eq!(ask(), (Some(Reason::PolicyError), Kind::Vm));
+        assert_eq!(ask(), (Some(Reason::Policy), Kind::Interpreter));
+    }
 
     #[test]
     fn an_address_is_on_the_lists_whose_networks_hold_it() {

@@ -29,6 +29,7 @@ pub struct Metrics {
     pub kills_standing: IntGauge,
     pub policy_generation: IntGauge,
     pub svid_expiry: Gauge,
+    pub engine_disagreements: IntCounter,
     pub identity_source_up: IntGauge,
     pub ignored_verdict_keys: IntCounter,
     pub panics: IntCounter,
@@ -93,6 +94,10 @@ impl Metrics {
             kills_standing: register.gauge("kills_standing", "Kills that stand.")?,
             policy_generation: register.gauge("policy_generation", "The active generation of policy and data.")?,
             svid_expiry: register.seconds("svid_expiry_timestamp_seconds", "When the gate's own SVID ends, in Unix time.")?,
+            engine_disagreements: register.counter(
+                "engine_disagreements_total",
+                "Requests the two policy engines judged differently; each was denied, and the interpreter took over.",
+            )?,
             identity_source_up: register
                 .gauge("identity_source_up", "1 while what gives the gate its identity does; 0 while it fails.")?,
             ignored_verdict_keys: register

@@ -6,11 +6,15 @@
 
 pub mod bundle;
 pub mod engine;
+mod fitness;
 pub mod footprint;
 mod hazard;
+mod machine;
 mod nesting;
+mod patterns;
 pub mod preflight;
 mod program;
+mod samples;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -22,7 +26,7 @@ use serde::Deserialize;
 
 use crate::units::{Size, Span};
 
-pub use engine::{Engine, EvaluationError, Policy};
+pub use engine::{Chosen, Engine, Evaluation, EvaluationError, Kind, Policy};
 pub use footprint::Footprint;
 
 /// `policy`: which bundles judge, by which rule, within which limits.
@@ -42,6 +46,19 @@ pub struct Config {
     pub may_kill: Vec<KillScope>,
     #[serde(default)]
     pub limits: Limits,
+    #[serde(default)]
+    pub engine: EngineChoice,
+}
+
+/// Which engine may judge.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineChoice {
+    /// The bytecode VM wherever it is known to answer as the interpreter does, the interpreter elsewhere.
+    #[default]
+    Auto,
+    /// The interpreter alone.
+    Interpreter,
 }
 
 fn default_decision() -> String {

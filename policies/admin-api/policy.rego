@@ -75,9 +75,9 @@ matches(pattern, segments) if {
 # description: A stream holds a lease, and whoever is created starts as a viewer.
 default edits := {}
 
-edits := {"lease": data.portcullis.stream_lease} if resource in data.portcullis.streams
-
-edits := {"rewrite": {"body": [{"op": "add", "path": "/role", "value": "viewer"}]}} if {
+edits := {"lease": data.portcullis.stream_lease} if {
+	resource in data.portcullis.streams
+} else := {"rewrite": {"body": [{"op": "add", "path": "/role", "value": "viewer"}]}} if {
 	input.request.method == "POST"
 	resource == "users"
 	not input.request.body.role == "viewer"

@@ -15,7 +15,7 @@ use super::identity::seconds_as_f64;
 use super::worker::{Command, Handle};
 use super::{Addresses, Shared, reread};
 use crate::config::Config;
-use crate::control::{Activated, ExchangeRow, ListenerStatus, PolicyStatus, Unloaded};
+use crate::control::{Activated, ExchangeRow, ListenerStatus, Unloaded};
 use crate::judge::Judge;
 use crate::metrics::BundleFailure;
 use crate::policy::{KillScope, Policy, Report};
@@ -59,7 +59,7 @@ impl Shared {
             metrics.bundle(bundle).last_success.set(seconds_as_f64(now));
         }
         tracing::info!(generation, revisions = ?policy.revisions(), "policy in force");
-        self.status.update(|status| status.policy = PolicyStatus::new(&policy, generation, now));
+        self.status.in_force(policy, generation, now);
         Ok(generation)
     }
 

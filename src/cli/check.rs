@@ -151,9 +151,10 @@ pub(super) fn entry_text(entry: &EntryStatus) -> String {
     let clock = if entry.clock { "asked: equal requests may get different verdicts" } else { "not asked" };
     let builtins = (!entry.builtins.is_empty()).then(|| entry.builtins.join(", "));
     let reads = if entry.whole { "everything" } else { "what is listed" };
+    let engine = if entry.not_vm.is_empty() { entry.engine.clone() } else { format!("{} ({})", entry.engine, entry.not_vm) };
     let head = pairs([
         ("decision", format!("{} (answers as {})", entry.decision, entry.result)),
-        ("engine", entry.engine.clone()),
+        ("engine", engine),
         ("bodies", body.to_owned()),
         ("clock", clock.to_owned()),
         ("builtins", or_dash(builtins)),

@@ -3,16 +3,20 @@
 //! In: changes. Out: a copy. Times are Unix seconds. One mutex held for a copy is enough, since nothing on the data path comes here.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::judge::facts;
-use crate::policy::{Entry, Footprint, Policy, ResultShape};
+use crate::policy::{Chosen, Entry, Footprint, Kind, Policy, ResultShape};
 
 /// The one place where the gate's state is told.
 #[derive(Debug, Default)]
-pub struct StatusBoard(Mutex<Status>);
+pub struct StatusBoard {
+    status: Mutex<Status>,
+    /// Asked at each reading who judges: two engines may disagree at any time.
+    policy: Mutex<Option<Arc<Policy>>>,
+}
 
 /// The gate as it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +120,11 @@ pub struct EntryStatus {
     /// It asks for the time, or for chance.
     pub clock: bool,
     pub builtins: Vec<String>,
+    /// Who judges it: vm or interpreter.
     pub engine: String,
+    /// Why the bytecode VM may not; empty where it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_vm: String,
 }
 
 /// A path of the input, and one place that reads it.
@@ -129,17 +137,29 @@ pub struct Read {
 
 impl StatusBoard {
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// True between the start and the drain: whatever keeps the gate from being ready then may pass.
     pub fn is_standing(&self) -> bool {
-        let status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.started_up && !status.draining
     }
 
+    /// Tells of a policy that came into force as `generation` at `now`.
+    pub fn in_force(&self, policy: Arc<Policy>, generation: u64, now: u64) {
+        self.update(|status| status.policy = PolicyStatus::new(&policy, generation, now));
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy);
+    }
+
     pub fn read(&self) -> Status {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(policy) = self.policy.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            for (place, entry) in status.policy.entries.iter_mut().enumerate() {
+                entry.judged_by(policy.chosen(place));
+            }
+        }
+        status
     }
 }
 
@@ -151,7 +171,7 @@ impl PolicyStatus {
             generation,
             activated_at: now,
             revisions: policy.revisions().clone(),
-            entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place))).collect(),
+            entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place), policy.chosen(place))).collect(),
             warnings: policy.warnings().iter().map(ToString::to_string).collect(),
             last_error: None,
         }
@@ -159,8 +179,8 @@ impl PolicyStatus {
 }
 
 impl EntryStatus {
-    /// One entry point and its footprint.
-    pub fn new(entry: &Entry, footprint: &Footprint) -> Self {
+    /// One entry point, its footprint, and who judges it.
+    pub fn new(entry: &Entry, footprint: &Footprint, chosen: Chosen) -> Self {
         let result = match entry.shape {
             ResultShape::Portcullis => "portcullis",
             ResultShape::Envoy => "envoy",
@@ -169,7 +189,7 @@ impl EntryStatus {
             path: std::iter::once("input").chain(path.iter().map(String::as_str)).collect::<Vec<_>>().join("."),
             place: format!("{}:{}", at.file, at.line),
         });
-        Self {
+        let mut told = Self {
             decision: entry.decision.clone(),
             result: result.to_owned(),
             reads: reads.collect(),
@@ -177,7 +197,19 @@ impl EntryStatus {
             body: facts::Plan::new(footprint).needs_body,
             clock: footprint.clock,
             builtins: footprint.builtins.keys().cloned().collect(),
-            engine: "interpreter".to_owned(),
-        }
+            engine: String::new(),
+            not_vm: String::new(),
+        };
+        told.judged_by(chosen);
+        told
+    }
+
+    fn judged_by(&mut self, chosen: Chosen) {
+        let (engine, not_vm) = match chosen {
+            Chosen::Vm => (Kind::Vm, String::new()),
+            Chosen::Interpreter { why } => (Kind::Interpreter, why),
+        };
+        self.engine = engine.code().to_owned();
+        self.not_vm = not_vm;
     }
 }

@@ -27,6 +27,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("upstream_errors_total", &["upstream", "kind"]),
     ("audit_records_total", &["outcome"]),
     ("audit_lag_seconds", &[]),
+    ("engine_disagreements_total", &[]),
     ("ignored_verdict_keys_total", &[]),
     ("panics_total", &[]),
     ("build_info", &["version"]),

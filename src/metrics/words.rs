@@ -77,7 +77,11 @@ macro_rules! label_words {
 
 label_words! {
     /// What evaluated a policy.
-    Engine { Interpreter = "interpreter" }
+    Engine {
+        Interpreter = "interpreter",
+        /// The bytecode VM.
+        Vm = "vm",
+    }
 }
 
 label_words! {

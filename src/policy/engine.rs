@@ -1,28 +1,38 @@
 //! The judge's engine: a checked policy, and one independent copy of it for each worker.
 //!
-//! In: [`Config`] and entry points, then inputs. Out: values, or why there is none. What must stay true: undefined, an error, a
-//! timeout and a panic are four errors and never a value; nothing is shared between workers (shared reference counts made two
-//! threads slower than one); an evaluation that failed in any way leaves its engine to be replaced by a clone of one that never
-//! judged, because regorus clears neither the rules it was in nor what `with` had put in place when it stopped (after a panic
-//! the next request was seen to fail of "recursion"). No panic hook is set and no message carries values of a request: it is
-//! cut before the first quote or bracket.
+//! In: [`Config`] and entry points, then inputs. Out: values, or why there is none, and which of the two engines said so. What
+//! must stay true: undefined, an error, a timeout and a panic are errors and never a value; the VM judges only what
+//! [`super::fitness`] lets it, and gives nothing but values; nothing is shared between workers (shared reference counts made two
+//! threads slower than one). An evaluation that failed in any way leaves its interpreter to be replaced by a clone of one that
+//! never judged, because regorus clears neither the rules it was in nor what `with` had put in place when it stopped (after a
+//! panic the next request was seen to fail of "recursion"). No panic hook is set and no message carries values of a request: it
+//! is cut before the first quote or bracket.
 //!
-//! Large data: each evaluation copies every map on the way from `data` to a rule it writes. A bundle with many keys beside
-//! its rules loads with a warning; put large data under a name of its own.
+//! Large data: each evaluation of the interpreter copies every map on the way from `data` to a rule it writes. A bundle with many
+//! keys beside its rules loads with a warning; put large data under a name of its own.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{LimitError, PolicyLengthConfig, Value};
 
 use super::bundle::{self, Bounds, Source};
+use super::fitness::{self, Fit};
 use super::footprint::Footprint;
-use super::{Config, Entry, Finding, Report, preflight};
+use super::machine::{Machine, Said};
+use super::preflight::Checked;
+use super::{Config, EngineChoice, Entry, Finding, Report, preflight, samples};
+
+/// Of so many requests the VM judges, one is judged by the interpreter as well.
+const TWICE: u32 = 1024;
+/// How long the two engines are compared when a policy is loaded.
+const COMPARED: Duration = Duration::from_millis(250);
 
 /// A set of bundles that passed every check; gives each worker an engine of its own.
 #[derive(Debug)]
@@ -32,6 +42,7 @@ pub struct Policy {
     footprints: Vec<Footprint>,
     revisions: BTreeMap<String, String>,
     warnings: Vec<Finding>,
+    twice: NonZeroU32,
 }
 
 /// What an engine is built from: text, so that no two engines share a reference count in what they evaluate.
@@ -39,8 +50,45 @@ pub struct Policy {
 struct Plan {
     sources: Vec<Source>,
     data: String,
-    rules: Vec<String>,
+    rules: Vec<Judged>,
     time: Duration,
+}
+
+/// One entry point and who judges it.
+#[derive(Debug)]
+struct Judged {
+    rule: String,
+    /// What the VM needs to know of it, or why it is not the VM's.
+    fit: Result<Fit, String>,
+    /// The two engines disagreed about a request; from then on the interpreter judges, on every worker.
+    doubted: AtomicBool,
+}
+
+/// One of the two engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Vm,
+    Interpreter,
+}
+
+impl Kind {
+    /// The word for records, metrics and operators.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Vm => "vm",
+            Self::Interpreter => "interpreter",
+        }
+    }
+}
+
+/// Who judges an entry point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    Vm,
+    Interpreter {
+        /// Why the VM may not: a place in a bundle, and what stands there.
+        why: String,
+    },
 }
 
 impl Policy {
@@ -63,19 +111,24 @@ impl Policy {
         if !findings.is_empty() {
             return Err(Report::sorted(findings));
         }
-        let checked = preflight::check(&bundles, entries).map_err(Report::sorted)?;
-        let footprints = checked.rules.iter().map(|(_, node)| Footprint::of(&checked.program, *node)).collect();
+        let mut checked = preflight::check(&bundles, entries).map_err(Report::sorted)?;
+        let footprints: Vec<Footprint> = checked.rules.iter().map(|(_, node)| Footprint::of(&checked.program, *node)).collect();
         let revisions = bundles.iter().map(|bundle| (bundle.name.clone(), bundle.revision.clone())).collect();
-        let plan = Plan {
+        let judged = |(rule, _): &(String, usize)| Judged {
+            rule: rule.clone(),
+            fit: Err("it was not looked at".to_owned()),
+            doubted: AtomicBool::new(false),
+        };
+        let mut plan = Plan {
             sources: bundles.into_iter().flat_map(|bundle| bundle.modules).filter(|source| !source.test).collect(),
-            data: serde_json::Value::Object(checked.data).to_string(),
-            rules: checked.rules.into_iter().map(|(rule, _)| rule).collect(),
+            data: serde_json::Value::Object(std::mem::take(&mut checked.data)).to_string(),
+            rules: checked.rules.iter().map(judged).collect(),
             time: config.limits.time.0,
         };
-        let policy = Self { plan: Arc::new(plan), entries: entries.to_vec(), footprints, revisions, warnings: checked.warnings };
         // Names no scope declares are found by the engine's own compiler, so one engine is built before anybody relies on it.
-        policy.engine()?;
-        Ok(policy)
+        plan.choose(&checked, &footprints, config.engine)?;
+        let twice = NonZeroU32::new(TWICE).unwrap_or(NonZeroU32::MIN);
+        Ok(Self { plan: Arc::new(plan), entries: entries.to_vec(), footprints, revisions, warnings: checked.warnings, twice })
     }
 
     /// A fresh engine for one worker, compiled and warm.
@@ -85,12 +138,34 @@ impl Policy {
     pub fn engine(&self) -> Result<Engine, Report> {
         let plan = Arc::clone(&self.plan);
         let pristine = plan.build()?;
-        let mut engine = Engine { plan, pristine, judging: None };
+        let data = pristine.get_data();
+        let machines = plan.rules.iter().map(|judged| plan.machine(&data, judged).ok()).collect();
+        let interpreter = Interpreter { pristine, judging: None };
+        let mut engine = Engine { plan, interpreter, machines, judged: 0, twice: self.twice };
         for entry in 0..engine.plan.rules.len() {
             // Only the state the first evaluation leaves behind is wanted here; on an empty input any answer will do.
             drop(engine.evaluate(entry, Value::new_object()));
         }
+        engine.judged = 0;
         Ok(engine)
+    }
+
+    /// How many requests of the VM go by for one that is judged twice; 1,024 unless told.
+    pub fn judge_twice_every(&mut self, requests: NonZeroU32) {
+        self.twice = requests;
+    }
+
+    /// Who judges an entry point, as things stand now.
+    pub fn chosen(&self, entry: usize) -> Chosen {
+        let interpreter = |why: &str| Chosen::Interpreter { why: why.to_owned() };
+        match self.plan.rules.get(entry) {
+            None => interpreter("there is no such entry point"),
+            Some(Judged { fit: Err(why), .. }) => interpreter(why),
+            Some(judged) if judged.doubted.load(Ordering::Relaxed) => {
+                interpreter("the two engines disagreed about a request; see the log")
+            }
+            Some(_) => Chosen::Vm,
+        }
     }
 
     /// What an entry point depends on; an entry that is not there depends on nothing and never judges.
@@ -141,23 +216,97 @@ impl Plan {
         let unfit = |error: &dyn std::fmt::Display| one(preflight::placed("policy.bundles", error));
         let data = Value::from_json_str(&self.data).map_err(|error| unfit(&error))?;
         engine.add_data(data).map_err(|error| unfit(&error))?;
-        for rule in &self.rules {
-            engine.compile_with_entrypoint(&rule.as_str().into()).map_err(|error| unfit(&error))?;
+        for judged in &self.rules {
+            engine.compile_with_entrypoint(&judged.rule.as_str().into()).map_err(|error| unfit(&error))?;
         }
-        let check_interval = NonZeroU32::new(64).unwrap_or(NonZeroU32::MIN);
-        engine.set_execution_timer_config(ExecutionTimerConfig { limit: self.time, check_interval });
+        engine.set_execution_timer_config(self.timer());
         engine.set_gather_prints(true);
         Ok(engine)
+    }
+
+    fn timer(&self) -> ExecutionTimerConfig {
+        let check_interval = NonZeroU32::new(64).unwrap_or(NonZeroU32::MIN);
+        ExecutionTimerConfig { limit: self.time, check_interval }
+    }
+
+    fn machine(&self, data: &Value, judged: &Judged) -> Result<Machine, String> {
+        Machine::new(&self.sources, data.clone(), &judged.rule, judged.fit.as_ref().map_err(Clone::clone)?, self.timer())
+    }
+
+    /// Says of each entry point who judges it. The VM does where no rule can fail, and where it gave the interpreter's answers.
+    fn choose(&mut self, checked: &Checked, footprints: &[Footprint], choice: EngineChoice) -> Result<(), Report> {
+        let pristine = self.build()?;
+        if choice == EngineChoice::Interpreter {
+            self.rules.iter_mut().for_each(|judged| judged.fit = Err("policy.engine says so".to_owned()));
+            return Ok(());
+        }
+        let data = pristine.get_data();
+        let mut choices = Vec::new();
+        for ((judged, (_, node)), footprint) in self.rules.iter().zip(&checked.rules).zip(footprints) {
+            choices.push(match fitness::of(&checked.program, &checked.modules, &data, *node) {
+                Err(unfit) => Err(unfit.to_string()),
+                Ok(_) if footprint.clock => {
+                    Err("it asks for the time or for chance, and the two engines would ask twice".to_owned())
+                }
+                Ok(fit) => {
+                    let inputs = samples::of(footprint, &self.sources, &data, &checked.tests);
+                    match Machine::new(&self.sources, data.clone(), &judged.rule, &fit, self.timer()) {
+                        Ok(machine) => compared(machine, &pristine, &judged.rule, inputs).map(|()| fit),
+                        Err(why) => Err(why),
+                    }
+                }
+            });
+        }
+        for (judged, fit) in self.rules.iter_mut().zip(choices) {
+            judged.fit = fit;
+        }
+        Ok(())
+    }
+}
+
+/// Asks both engines about inputs, for a bounded time.
+fn compared(mut machine: Machine, pristine: &regorus::Engine, rule: &str, inputs: Vec<Value>) -> Result<(), String> {
+    let began = Instant::now();
+    let mut interpreter = Interpreter { pristine: pristine.clone(), judging: None };
+    for (place, input) in inputs.into_iter().enumerate() {
+        if began.elapsed() > COMPARED {
+            break;
+        }
+        let said = machine.ask(&input);
+        let answer = interpreter.evaluate(rule, input);
+        let late = said == Said::Timeout && answer != Err(EvaluationError::Timeout);
+        if late || !agree(&said, &answer) {
+            return Err(format!("the two engines gave different answers to sample {place}"));
+        }
+    }
+    Ok(())
+}
+
+/// True where the VM says nothing, or what the interpreter says. One that ran out of time has said nothing.
+fn agree(said: &Said, answer: &Result<Value, EvaluationError>) -> bool {
+    match (said, answer) {
+        (Said::Unsure | Said::Timeout, _) | (_, Err(EvaluationError::Timeout)) => true,
+        (Said::Undefined, answer) => *answer == Err(EvaluationError::Undefined),
+        (Said::Value(value), answer) => answer.as_ref() == Ok(value),
     }
 }
 
 /// One worker's own compiled policy.
 pub struct Engine {
     plan: Arc<Plan>,
-    /// Compiled, and never asked: what judges after a failure is a clone of it.
-    pristine: regorus::Engine,
-    /// `None` at first and after an evaluation that failed.
-    judging: Option<regorus::Engine>,
+    interpreter: Interpreter,
+    /// One an entry point.
+    machines: Vec<Option<Machine>>,
+    /// By the VM.
+    judged: u32,
+    twice: NonZeroU32,
+}
+
+/// One answer, and whose it is.
+#[derive(Debug)]
+pub struct Evaluation {
+    pub answer: Result<Value, EvaluationError>,
+    pub by: Kind,
 }
 
 /// Why there is no value.
@@ -171,6 +320,8 @@ pub enum EvaluationError {
     Panic(String),
     #[error("the policy failed: {0}")]
     Error(String),
+    #[error("the two policy engines gave different answers")]
+    Disagreement,
 }
 
 impl Engine {
@@ -179,13 +330,56 @@ impl Engine {
     /// # Errors
     /// There is no value: undefined, failed, too slow, or the engine panicked.
     pub fn evaluate(&mut self, entry: usize, input: Value) -> Result<Value, EvaluationError> {
-        let Some(rule) = self.plan.rules.get(entry).cloned() else {
-            return Err(EvaluationError::Error("there is no such entry point".to_owned()));
+        self.ask(entry, input).answer
+    }
+
+    /// Judges with the VM of another policy, as a bug of it would.
+    #[cfg(test)]
+    pub(crate) fn lie(&mut self, other: Self) {
+        self.machines = other.machines;
+    }
+
+    /// Judges one input by one entry point, and says which engine did.
+    pub fn ask(&mut self, entry: usize, input: Value) -> Evaluation {
+        let Some(judged) = self.plan.rules.get(entry) else {
+            let why = "there is no such entry point".to_owned();
+            return Evaluation { answer: Err(EvaluationError::Error(why)), by: Kind::Interpreter };
         };
+        let doubted = judged.doubted.load(Ordering::Relaxed);
+        let machine = self.machines.get_mut(entry).and_then(Option::as_mut).filter(|_| !doubted);
+        let said = machine.map_or(Said::Unsure, |machine| machine.ask(&input));
+        if said == Said::Unsure {
+            return Evaluation { answer: self.interpreter.evaluate(&judged.rule, input), by: Kind::Interpreter };
+        }
+        let twice = self.judged.is_multiple_of(self.twice.get());
+        self.judged = self.judged.wrapping_add(1);
+        if twice && !agree(&said, &self.interpreter.evaluate(&judged.rule, input)) {
+            judged.doubted.store(true, Ordering::Relaxed);
+            return Evaluation { answer: Err(EvaluationError::Disagreement), by: Kind::Vm };
+        }
+        let answer = match said {
+            Said::Value(value) => Ok(value),
+            Said::Undefined | Said::Unsure => Err(EvaluationError::Undefined),
+            Said::Timeout => Err(EvaluationError::Timeout),
+        };
+        Evaluation { answer, by: Kind::Vm }
+    }
+}
+
+/// The interpreter of one worker.
+struct Interpreter {
+    /// Compiled, and never asked: what judges after a failure is a clone of it.
+    pristine: regorus::Engine,
+    /// `None` at first and after an evaluation that failed.
+    judging: Option<regorus::Engine>,
+}
+
+impl Interpreter {
+    fn evaluate(&mut self, rule: &str, input: Value) -> Result<Value, EvaluationError> {
         let mut engine = self.judging.take().unwrap_or_else(|| self.pristine.clone());
         let judged = catch_unwind(AssertUnwindSafe(|| {
             engine.set_input(input);
-            let value = engine.eval_rule(rule);
+            let value = engine.eval_rule(rule.to_owned());
             drop(engine.take_prints());
             value
         }));
@@ -230,4 +424,4 @@ fn without_values(message: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -67,4 +67,4 @@ impl Footprint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -19,6 +19,10 @@ const CROWD: usize = 1000;
 /// What was checked, and what is no mistake but should be known.
 pub(super) struct Checked {
     pub(super) program: Program,
+    /// What the program was made from, without test files.
+    pub(super) modules: Vec<Ref<Module>>,
+    /// The files that only test.
+    pub(super) tests: Vec<Ref<Module>>,
     pub(super) data: Map<String, Value>,
     /// The rule of each entry, as `eval_rule` wants it, with its index in the program.
     pub(super) rules: Vec<(String, usize)>,
@@ -28,15 +32,14 @@ pub(super) struct Checked {
 /// Checks bundles against each other, their rules, and the entry points.
 pub(super) fn check(bundles: &[Bundle], entries: &[Entry]) -> Result<Checked, Vec<Finding>> {
     let mut findings = overlaps(bundles);
-    let mut modules = Vec::new();
+    let (mut modules, mut tests) = (Vec::new(), Vec::new());
     for bundle in bundles {
         for source in &bundle.modules {
             match parse(source) {
                 Ok(module) => {
                     findings.extend(outside_roots(bundle, &module));
-                    if !source.test {
-                        modules.push(module);
-                    }
+                    let kind = if source.test { &mut tests } else { &mut modules };
+                    kind.push(module);
                 }
                 Err(finding) => findings.push(finding),
             }
@@ -59,7 +62,7 @@ pub(super) fn check(bundles: &[Bundle], entries: &[Entry]) -> Result<Checked, Ve
         return Err(findings);
     }
     let warnings = crowds(&program, &data, &rules).into_iter().chain(prints(&program)).collect();
-    Ok(Checked { program, data, rules, warnings })
+    Ok(Checked { program, modules, tests, data, rules, warnings })
 }
 
 fn parse(source: &Source) -> Result<Ref<Module>, Finding> {

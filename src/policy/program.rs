@@ -5,6 +5,7 @@
 //! Preflight looks for cycles here and footprint walks it; one analysis, so that the two cannot disagree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead, Span};
 
@@ -22,7 +23,7 @@ pub struct Occurrence {
 }
 
 impl Occurrence {
-    fn at(span: &Span, rule: &str) -> Self {
+    pub(super) fn at(span: &Span, rule: &str) -> Self {
         Self { file: span.source.file().clone(), line: span.line, column: span.col, rule: rule.to_owned() }
     }
 
@@ -38,6 +39,8 @@ pub(super) struct Node {
     pub(super) path: Vec<String>,
     /// How many arguments it takes; `None` for a rule.
     pub(super) arity: Option<usize>,
+    /// A definition of it adds to a set.
+    pub(super) set: bool,
     pub(super) place: Occurrence,
     pub(super) facts: Facts,
 }
@@ -57,6 +60,14 @@ pub(super) struct Facts {
 pub(super) struct Program {
     pub(super) nodes: Vec<Node>,
     by_path: BTreeMap<Vec<String>, usize>,
+}
+
+/// One of the places that define a rule.
+pub(super) struct Definition<'m> {
+    /// Whose definition it is, as an index of [`Program::nodes`].
+    pub(super) node: usize,
+    pub(super) rule: &'m Rule,
+    pub(super) names: Rc<Names>,
 }
 
 /// What a name at the head of a reference stands for in one module.
@@ -105,7 +116,7 @@ pub(super) fn package(module: &Module) -> Vec<String> {
 }
 
 /// The literal parts of a reference such as a package's.
-fn full_path(expression: &Expr) -> Vec<String> {
+pub(super) fn full_path(expression: &Expr) -> Vec<String> {
     walk::reference(expression)
         .map_or_else(Vec::new, |(root, steps)| std::iter::once(root.to_owned()).chain(walk::literal_prefix(&steps)).collect())
 }
@@ -132,7 +143,11 @@ impl Program {
                 let (refr, arity) = head(rule);
                 let path: Vec<String> = names.package.iter().cloned().chain(full_path(refr)).collect();
                 let place = Occurrence::at(refr.span(), &canonical(&path));
-                definitions.push((module, rule, program.node(path, arity, place)));
+                let node = program.node(path, arity, place);
+                if let Some(node) = program.nodes.get_mut(node) {
+                    node.set |= matches!(rule.as_ref(), Rule::Spec { head: RuleHead::Set { .. }, .. });
+                }
+                definitions.push((module, rule, node));
             }
         }
         // What `with` puts in the place of a function, whoever calls it.
@@ -156,9 +171,22 @@ impl Program {
         let next = self.nodes.len();
         let index = *self.by_path.entry(path.clone()).or_insert(next);
         if index == next {
-            self.nodes.push(Node { path, arity, place, facts: Facts::default() });
+            self.nodes.push(Node { path, arity, set: false, place, facts: Facts::default() });
         }
         index
+    }
+
+    /// Every definition of every rule, in the order of the modules this was made from.
+    pub(super) fn definitions<'m>(&self, modules: &'m [Ref<Module>]) -> Vec<Definition<'m>> {
+        let mut found = Vec::new();
+        for module in modules {
+            let names = Rc::new(Names::of(module));
+            for rule in &module.policy {
+                let path: Vec<String> = names.package.iter().cloned().chain(full_path(head(rule).0)).collect();
+                found.extend(self.index_of(&path).map(|node| Definition { node, rule, names: Rc::clone(&names) }));
+            }
+        }
+        found
     }
 
     /// The rule at exactly this path (without `data`).
@@ -167,7 +195,7 @@ impl Program {
     }
 
     /// Every rule whose value a reference to this path may touch: at it, beneath it, or above it.
-    fn touched(&self, path: &[String]) -> Vec<usize> {
+    pub(super) fn touched(&self, path: &[String]) -> Vec<usize> {
         let beneath = self.by_path.range(path.to_vec()..).take_while(|(at, _)| at.starts_with(path));
         let above = (1..path.len()).filter_map(|length| path.get(..length).and_then(|prefix| self.by_path.get(prefix)));
         beneath.map(|(_, index)| *index).chain(above.copied()).collect()
@@ -232,7 +260,7 @@ impl Program {
     }
 
     /// The rules a call by this name may mean, by their exact path.
-    fn functions(&self, names: &Names, root: &str, steps: &[String]) -> impl Iterator<Item = usize> {
+    pub(super) fn functions(&self, names: &Names, root: &str, steps: &[String]) -> impl Iterator<Item = usize> {
         names.meanings(root, steps).into_iter().filter_map(|meaning| {
             meaning.split_first().filter(|(base, _)| *base == "data").and_then(|(_, path)| self.index_of(path))
         })

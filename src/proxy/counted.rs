@@ -6,6 +6,7 @@ use crate::audit::Why;
 use crate::decision::{Basis, Enforcement, Phase, Reason};
 use crate::judge::Judgement;
 use crate::metrics;
+use crate::policy::Kind;
 
 impl Open {
     pub(super) fn count_upstream_error(&self, kind: metrics::UpstreamError) {
@@ -39,7 +40,18 @@ impl Open {
 
     pub(super) fn count_judgement(&self, phase: Phase, judgement: &Judgement) {
         let metrics = &self.worker.services.metrics;
-        metrics.decision_seconds.of(phase).of(metrics::Engine::Interpreter).observe(judgement.took.as_secs_f64());
+        let engine = match judgement.engine {
+            Kind::Vm => metrics::Engine::Vm,
+            Kind::Interpreter => metrics::Engine::Interpreter,
+        };
+        metrics.decision_seconds.of(phase).of(engine).observe(judgement.took.as_secs_f64());
+        if judgement.disagreed {
+            metrics.engine_disagreements.inc();
+            tracing::error!(
+                generation = judgement.generation,
+                "the two policy engines disagreed; the request is denied, and from now on the interpreter judges this entry point"
+            );
+        }
         metrics.ignored_verdict_keys.inc_by(judgement.verdict.ignored_keys as u64);
         if let Some(reason) = judgement.verdict.reason.filter(|reason| *reason != Reason::Policy) {
             metrics.decision_errors.of(reason).inc();

@@ -100,7 +100,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         phase: judgement.map(|_| Phase::Request),
         edits: &story.edits,
         anomaly: &story.anomaly,
-        engine: judgement.map(|_| "interpreter"),
+        engine: judgement.map(|judgement| judgement.engine.code()),
         ..Core::default()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::policy::{BundleSource, Limits};
+use crate::policy::{BundleSource, EngineChoice, Limits};
 use crate::units::Span;
 
 pub(in crate::policy) fn config(path: PathBuf) -> Config {
@@ -15,17 +15,24 @@ pub(in crate::policy) fn config(path: PathBuf) -> Config {
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
+        engine: EngineChoice::Auto,
         limits: Limits { time: Span::millis(200), ..Limits::default() },
     }
 }
 
 pub(in crate::policy) fn load(files: &[(&str, &str)], decisions: &[&str]) -> Result<Policy, Report> {
+    load_both(files, decisions).0
+}
+
+/// The same bundle with the engine that fits, and with the interpreter alone.
+pub(in crate::policy) fn load_both(files: &[(&str, &str)], decisions: &[&str]) -> (Result<Policy, Report>, Result<Policy, Report>) {
     let home = tempfile::tempdir().unwrap();
     for (name, content) in files {
         std::fs::write(home.path().join(name), content).unwrap();
     }
     let entries: Vec<Entry> = decisions.iter().map(|decision| Entry::new(decision, None)).collect();
-    Policy::load(&config(home.path().to_owned()), &entries)
+    let by = |engine| Policy::load(&Config { engine, ..config(home.path().to_owned()) }, &entries);
+    (by(EngineChoice::Auto), by(EngineChoice::Interpreter))
 }
 
 pub(in crate::policy) fn value(json: &serde_json::Value) -> Value {
@@ -180,4 +187,60 @@ fn what_an_evaluation_of_the_shipped_policy_costs() {
         engine.evaluate(0, input.clone()).unwrap();
     }
     println!("{:?} per evaluation", start.elapsed() / rounds);
+}
+
+/// A policy with a VM of another one: what a bug of either engine looks like.
+pub(crate) fn lying(every: u32) -> (Policy, Engine) {
+    let mut policy = load(&[("p.rego", "package a\n\ndefault r := false\n\nr if input.x == 1\n")], &["a/r"]).unwrap();
+    policy.judge_twice_every(NonZeroU32::new(every).unwrap());
+    let other = load(&[("p.rego", "package a\n\ndefault r := true\n\nr := false if input.x == 1\n")], &["a/r"]).unwrap();
+    let mut engine = policy.engine().unwrap();
+    engine.lie(other.engine().unwrap());
+    (policy, engine)
+}
+
+#[test]
+fn a_disagreement_denies_and_gives_the_entry_point_to_the_interpreter_on_every_worker() {
+    let (policy, mut engine) = lying(1);
+    let mut elsewhere = policy.engine().unwrap();
+    let asked = || value(&json!({"x": 2}));
+    assert_eq!(policy.chosen(0), Chosen::Vm);
+    let said = engine.ask(0, asked());
+    assert_eq!((said.answer, said.by), (Err(EvaluationError::Disagreement), Kind::Vm));
+    for engine in [&mut engine, &mut elsewhere] {
+        let said = engine.ask(0, asked());
+        assert_eq!((said.answer, said.by), (Ok(Value::from(false)), Kind::Interpreter));
+    }
+    assert!(matches!(policy.chosen(0), Chosen::Interpreter { why } if why.contains("disagreed")));
+    assert_eq!(policy.engine().unwrap().ask(0, asked()).by, Kind::Interpreter);
+}
+
+#[test]
+fn the_first_request_and_one_in_so_many_are_judged_twice() {
+    let (_, mut engine) = lying(3);
+    let agreed = || value(&json!({"x": 3}));
+    engine.judged = 1;
+    for place in 1..6 {
+        let said = engine.ask(0, agreed());
+        match place {
+            1 | 2 => assert_eq!((said.answer, said.by), (Ok(Value::from(true)), Kind::Vm), "{place}"),
+            3 => assert_eq!(said.answer, Err(EvaluationError::Disagreement)),
+            _ => assert_eq!((said.answer, said.by), (Ok(Value::from(false)), Kind::Interpreter), "{place}"),
+        }
+    }
+    let (_, mut fresh) = lying(1024);
+    assert_eq!(fresh.evaluate(0, agreed()), Err(EvaluationError::Disagreement));
+}
+
+#[test]
+fn the_engine_of_each_entry_point_is_chosen_and_told() {
+    let rego = "package a\n\nr if input.x == 1\n\ns := {k: v | some k, v in input.o}\n";
+    let files = [("p.rego", rego)];
+    let policy = load(&files, &["a/r", "a/s"]).unwrap();
+    assert_eq!(policy.chosen(0), Chosen::Vm);
+    assert!(matches!(policy.chosen(1), Chosen::Interpreter { why } if why.contains("p.rego:5:6: ")));
+    assert!(matches!(policy.chosen(2), Chosen::Interpreter { .. }));
+    let (_, interpreted) = load_both(&files, &["a/r", "a/s"]);
+    assert!(matches!(interpreted.unwrap().chosen(0), Chosen::Interpreter { why } if why == "policy.engine says so"));
+    assert_eq!(shipped().chosen(0), Chosen::Vm);
 }

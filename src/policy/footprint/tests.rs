@@ -10,7 +10,7 @@ use crate::policy::engine::tests::{load, value};
 use super::Footprint;
 
 /// Bodies of `package a`, entry `a/r`; each reads its input in a way that is easy to miss.
-const TRICKY: &[&str] = &[
+pub(in crate::policy) const TRICKY: &[&str] = &[
     "r := input.a.b",
     "r := input.a[\"b\"].c",
     "r := input[\"a\"][\"b\"]",
@@ -83,7 +83,7 @@ const TRICKY: &[&str] = &[
     "r if { [1, x, _] = input.l; x == 2 }",
 ];
 
-fn inputs() -> Vec<Value> {
+pub(in crate::policy) fn inputs() -> Vec<Value> {
     let a = [
         json!({"b": {"c": 1}}),
         json!({"b": 2, "c": 2}),
