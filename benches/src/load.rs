@@ -4,6 +4,7 @@
 //! body has the length it must have; the first thing that went wrong is told in words.
 
 pub mod abuse;
+pub mod asks;
 pub mod exchange;
 pub mod handshakes;
 pub mod hold;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/Cargo.toml --bin run -- [SCENARIO...] [--quick] [--smoke] [--gate PATH]
-//!     [--only portcullis,floor,...] [--without websocket] [--keep]
+//!     [--only portcullis,floor,...] [--without websocket|SCENARIO] [--keep]
 //! ```
 //!
 //! In: the names of scenarios; all when none is named. Out: tables in Markdown on stdout, talk on stderr. The gate is built with the
@@ -34,7 +34,7 @@ use crate::scenario::{LOADER, OTHER, Run, Scale, VICTIM};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SCENARIOS: [&str; 7] = ["exchange", "handshake", "memory", "kill", "activate", "slow", "abuse"];
+const SCENARIOS: [&str; 8] = ["exchange", "handshake", "memory", "kill", "activate", "anomaly", "slow", "abuse"];
 /// Open files of one process that the largest scenario needs.
 const FILES: u64 = 65_536;
 const TICK: Duration = Duration::from_millis(1000);
@@ -104,6 +104,7 @@ async fn client(target: Target, arguments: &[String]) -> Result<()> {
             let wanted = arguments[1..].iter().map(|text| hold::parse(text)).collect::<Result<Vec<_>>>()?;
             hold::run(target, wanted).await
         }
+        "asks" => load::asks::run(target, number(1)?, &arguments[2..]).await,
         "abuse" => load::abuse::run(target, number(1)?, argument(2)?).await,
         word => bail!("there is no load `{word}`"),
     }
@@ -123,6 +124,7 @@ struct Asked {
 fn asked(arguments: &[String]) -> Result<Asked> {
     let mut asked =
         Asked { scenarios: Vec::new(), quick: false, smoke: false, gate: None, only: None, websocket: true, keep: false };
+    let mut without = Vec::new();
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} wants a value"));
@@ -138,8 +140,12 @@ fn asked(arguments: &[String]) -> Result<Asked> {
                 asked.only = Some(only);
             }
             "--without" => {
-                ensure!(value()? == "websocket", "--without takes websocket");
-                asked.websocket = false;
+                let left_out = value()?;
+                match left_out.as_str() {
+                    "websocket" => asked.websocket = false,
+                    scenario if SCENARIOS.contains(&scenario) => without.push(scenario.to_owned()),
+                    _ => bail!("--without takes websocket or a scenario"),
+                }
             }
             scenario if SCENARIOS.contains(&scenario) => asked.scenarios.push(scenario.to_owned()),
             other => bail!("`{other}` is no scenario; they are: {}", SCENARIOS.join(" ")),
@@ -148,6 +154,7 @@ fn asked(arguments: &[String]) -> Result<Asked> {
     if asked.scenarios.is_empty() {
         asked.scenarios = SCENARIOS.map(str::to_owned).to_vec();
     }
+    asked.scenarios.retain(|scenario| !without.contains(scenario));
     if asked.smoke {
         asked.only.get_or_insert_with(|| ["floor", "portcullis", "portcullis-allow"].map(str::to_owned).to_vec());
     }
@@ -193,6 +200,7 @@ fn measure(arguments: &[String]) -> Result<()> {
             "memory" => scenario::memory::memory(&run),
             "kill" => scenario::streams::kill(&run),
             "activate" => scenario::streams::activate(&run),
+            "anomaly" => scenario::streams::anomaly(&run),
             "slow" => scenario::slow::slow(&run),
             _ => scenario::abuse::abuse(&run),
         };

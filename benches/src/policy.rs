@@ -14,25 +14,22 @@ const AGENTS: usize = 10_000;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum In {
     Force,
-    /// The same, and nothing is allowed any more.
-    Closed,
+    /// The same, and every grant is revoked.
+    Revoked,
 }
 
 /// Writes the bundle; files are replaced whole, so that nobody reads half of one.
 pub fn write(folder: &Path, state: In) -> Result<()> {
-    let agents: Map<String, Value> = (0..AGENTS).map(|number| {
-        let role = if number % 10 == 0 { "operator" } else { "reader" };
-        (agent(number), json!({"role": role, "expires": 4_000_000_000_u64, "risk": number % 50, "revoked": false, "owner": format!("team-{}", number % 97)}))
-    }).collect();
-    let data = json!({"bench": {
-        "agents": agents,
-        "roles": {
-            "reader": {"methods": {"GET": true, "HEAD": true, "POST": true}, "may_destroy": false},
-            "operator": {"methods": {"GET": true, "HEAD": true, "POST": true, "PUT": true, "DELETE": true}, "may_destroy": true},
-        },
-        "risk_threshold": 70,
-        "open": state == In::Force,
-    }});
+    let all = |value: &dyn Fn(usize) -> Value| -> Map<String, Value> {
+        (0..AGENTS).map(|number| (agent(number), value(number))).collect()
+    };
+    let data = json!({
+        "agents": all(&|number| json!({"roles": ["reader", "writer"], "team": number % 100})),
+        "grants": all(&|_| json!({"expires": 4_000_000_000_u64, "revoked": state == In::Revoked, "environments": ["staging", "production"]})),
+        "roles": {"reader": {"methods": ["HEAD"]}, "writer": {"methods": ["GET", "POST", "PUT"]}},
+        "networks": ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10",
+                     "127.0.0.0/8", "fc00::/7", "fe80::/10", "10.0.0.0/8"],
+    });
     for (name, text) in [("policy.rego", POLICY.to_owned()), ("data.json", data.to_string())] {
         let fresh = folder.with_extension("fresh");
         std::fs::write(&fresh, text)?;

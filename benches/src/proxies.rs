@@ -15,6 +15,8 @@ use crate::tls::DOMAIN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Gate,
+    /// With an anomaly rule; in no comparison.
+    GateRules,
     GateAllow,
     Floor,
     Nginx,
@@ -31,6 +33,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gate => "portcullis, reference policy, record",
+            Self::GateRules => "portcullis, reference policy, an anomaly rule",
             Self::GateAllow => "portcullis, `decision := true`, record",
             Self::Floor => "floor: bare hyper + rustls, no policy",
             Self::Nginx => "nginx, no policy",
@@ -45,6 +48,7 @@ impl Kind {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Gate => "portcullis",
+            Self::GateRules => "portcullis-rules",
             Self::GateAllow => "portcullis-allow",
             Self::Floor => "floor",
             Self::Nginx => "nginx",
@@ -57,7 +61,7 @@ impl Kind {
 
     const fn how_to_get(self) -> &'static str {
         match self {
-            Self::Gate | Self::GateAllow | Self::Floor => "built with the benches",
+            Self::Gate | Self::GateRules | Self::GateAllow | Self::Floor => "built with the benches",
             Self::Nginx => "apt-get install nginx",
             Self::Haproxy => "apt-get install haproxy",
             Self::Envoy | Self::EnvoyRbac | Self::EnvoyAuthorizer => "tests/parts envoy, or ENVOY=/path/to/envoy",
@@ -93,7 +97,7 @@ pub struct GateDoors {
 /// A program that is not on this machine, and how it would get there.
 pub fn missing(kind: Kind, place: &Place<'_>) -> Option<String> {
     let needed: Vec<Option<PathBuf>> = match kind {
-        Kind::Gate | Kind::GateAllow | Kind::Floor => vec![],
+        Kind::Gate | Kind::GateRules | Kind::GateAllow | Kind::Floor => vec![],
         Kind::Nginx => vec![which("nginx")],
         Kind::Haproxy => vec![which("haproxy")],
         Kind::Envoy | Kind::EnvoyRbac | Kind::EnvoyAuthorizer => vec![envoy(place.repository)],
@@ -149,7 +153,7 @@ impl Proxy {
         let log = home.join("log");
         let (mut authorizer, mut gate) = (None, None);
         let command = match kind {
-            Kind::Gate | Kind::GateAllow => {
+            Kind::Gate | Kind::GateRules | Kind::GateAllow => {
                 let doors = write_gate(kind, place, &home, address)?;
                 let mut command = pinned(PROXY_CORE, place.gate);
                 command.args(["run", "-c"]).arg(home.join("gate.yaml")).env("PORTCULLIS_LOG", "error");
@@ -201,7 +205,7 @@ fn write_gate(kind: Kind, place: &Place<'_>, home: &Path, address: SocketAddr) -
         let left = home.join(left);
         let _ = std::fs::remove_dir_all(&left).or_else(|_| std::fs::remove_file(&left));
     }
-    if kind == Kind::Gate {
+    if kind != Kind::GateAllow {
         crate::policy::write(&doors.policy, crate::policy::In::Force)?;
     } else {
         std::fs::write(doors.policy.join("policy.rego"), "package portcullis\n\ndecision := true\n")?;
@@ -209,8 +213,9 @@ fn write_gate(kind: Kind, place: &Place<'_>, home: &Path, address: SocketAddr) -
     }
     let certificates = place.folder.display();
     let upstream = place.upstream;
+    let rules = if kind == Kind::GateRules { anomaly() } else { String::new() };
     let text = format!(
-        r#"environment: bench
+        r#"environment: production
 identity:
   trust_domain: {DOMAIN}
   source:
@@ -232,10 +237,18 @@ state: {{directory: state}}
 audit: {{file: decisions.jsonl}}
 admin: {{address: {admin}}}
 control: {{socket: control.sock}}
-"#
+{rules}"#
     );
     std::fs::write(home.join("gate.yaml"), text)?;
     Ok(doors)
+}
+
+/// The requests of the rule of [`Kind::GateRules`], in their order.
+pub const STEPS: [&str; 2] = ["/v1/reports/list", "/v1/reports/secret"];
+
+fn anomaly() -> String {
+    let steps = STEPS.map(|path| format!("{{match: {{methods: [GET], path: {path}}}}}")).join(", ");
+    format!("anomaly:\n  rules:\n    - {{name: theft, sequence: {{within: 60s, steps: [{steps}]}}, action: kill_identity}}\n")
 }
 
 fn nginx(place: &Place<'_>, home: &Path, address: SocketAddr) -> String {

@@ -1,6 +1,6 @@
 //! The service behind every proxy, as cheap as it can be: bytes in, canned bytes out.
 //!
-//! `GET /big` is a long download, `GET /ticks` an event stream, `GET /ws` a WebSocket that ticks, a request with a body is read whole
+//! A path that ends in `/big` is a long download, in `/ticks` an event stream, in `/ws` a WebSocket that ticks, a request with a body is read whole
 //! and answered; everything else gets 1 KiB. No HTTP library: what serves must not be what is measured.
 
 use std::time::Duration;
@@ -42,11 +42,11 @@ async fn carry(mut stream: TcpStream, tick: Duration) -> Result<()> {
         };
         let head = &buffer[..end + 4];
         let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-        if target.starts_with(b"/ticks") {
+        if target.ends_with(b"/ticks") {
             return ticks(stream, tick).await;
-        } else if target.starts_with(b"/ws") {
+        } else if target.ends_with(b"/ws") {
             return websocket(stream, tick, &String::from_utf8_lossy(head)).await;
-        } else if target.starts_with(b"/big") {
+        } else if target.ends_with(b"/big") {
             return big(stream).await;
         }
         let mut body = body_length(head);

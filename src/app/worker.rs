@@ -112,9 +112,9 @@ async fn tick(worker: Rc<Worker>, lines: Rc<Lines>) {
         interval.tick().await;
         let now = Instant::now();
         worker.clock.set(now);
-        lines.sweep(now);
+        let ended = lines.sweep(now).await;
         reassess::sweep(&worker, now).await;
         // A handshake under the identity before may have ended after that one was withdrawn.
-        reassess::withdraw(&worker, &lines.ended_identities());
+        reassess::withdraw(&worker, &ended);
     }
 }

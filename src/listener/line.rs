@@ -163,7 +163,8 @@ impl Line {
         self.known.borrow().as_ref().is_some_and(|known| known.downstream.open.get() == 0)
     }
 
-    fn look(&self, now: Instant, limits: &Limits) {
+    /// True when the peer would not be let in any more.
+    fn look(&self, now: Instant, limits: &Limits) -> bool {
         let overdue = self.order.get() >= Close::Gracefully
             && self.ordered.get().is_some_and(|at| now.duration_since(at) > LAST_WORDS_WITHIN);
         if overdue && (self.is_killed() || self.identity_ended() || self.is_empty()) {
@@ -185,9 +186,11 @@ impl Line {
                 self.close(Close::Gracefully);
             }
         }
-        if self.identity_ended() {
+        let ended = self.identity_ended();
+        if ended {
             self.close(Close::Gracefully);
         }
+        ended
     }
 
     /// True when the peer would not be let in any more.
@@ -224,6 +227,9 @@ impl Line {
         now.as_secs() >= own.not_after.get()
     }
 }
+
+/// How many connections are looked at between two looks at what else waits.
+const SLICE: usize = 512;
 
 /// The connections of one worker.
 #[derive(Default)]
@@ -267,11 +273,19 @@ impl Lines {
         self.len() == 0
     }
 
-    /// Looks at every connection: heads and idling that take too long, certificates that ended, roots that went.
-    pub fn sweep(&self, now: Instant) {
-        for line in self.all() {
-            line.look(now, &self.limits);
+    /// Looks at every connection: heads and idling that take too long, certificates that ended, roots that went. In slices, since
+    /// requests wait meanwhile. Returns the connections whose peer would not be let in any more.
+    pub async fn sweep(&self, now: Instant) -> Vec<Rc<Downstream>> {
+        let mut ended = Vec::new();
+        for (place, line) in self.all().enumerate() {
+            if place % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+            if line.look(now, &self.limits) {
+                ended.extend(line.known.borrow().as_ref().map(|known| Rc::clone(&known.downstream)));
+            }
         }
+        ended
     }
 
     /// Lets every connection finish what is open on it, and no more; one whose handshake is still going on as well.
@@ -285,13 +299,14 @@ impl Lines {
     /// Connections whose peer would not be let in any more; their exchanges are to be cut.
     pub fn ended_identities(&self) -> Vec<Rc<Downstream>> {
         self.all()
-            .iter()
             .filter(|line| line.identity_ended())
             .filter_map(|line| line.known.borrow().as_ref().map(|known| Rc::clone(&known.downstream)))
             .collect()
     }
 
-    fn all(&self) -> Vec<Rc<Line>> {
-        self.lines.borrow().iter().filter_map(|(_, line)| line.upgrade()).collect()
+    /// What ends while this is walked is passed over: whoever walks slowly must not keep it.
+    fn all(&self) -> impl Iterator<Item = Rc<Line>> + use<> {
+        let all: Vec<Weak<Line>> = self.lines.borrow().iter().map(|(_, line)| Weak::clone(line)).collect();
+        all.into_iter().filter_map(|line| line.upgrade())
     }
 }

@@ -36,8 +36,12 @@ fn start(name: &str, authority: Authority, upstreams: &[(&str, SocketAddr)]) -> 
         copy(&root().join("policies/admin-api"), &place);
     }
     let issued = authority.issue(&SpiffeId::new("spiffe://example.org/gate").unwrap(), lifetime(3600)).unwrap();
-    for (file, text) in [("bundle.pem", authority.ca_pem()), ("svid.pem", &*issued.certificate_pem), ("svid.key", &*issued.key_pem)]
-    {
+    for (file, text) in [
+        ("bundle.pem", authority.ca_pem()),
+        ("archive-ca.pem", authority.ca_pem()),
+        ("svid.pem", &*issued.certificate_pem),
+        ("svid.key", &*issued.key_pem),
+    ] {
         std::fs::write(folder.path().join(file), text).unwrap();
     }
     let mut yaml = std::fs::read_to_string(folder.path().join("gate.yaml")).unwrap();

@@ -233,7 +233,7 @@ impl Holding {
         };
         for _ in 0..streams {
             std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
-            let (response, _) = sender.send_request(get("/ticks")?, true)?;
+            let (response, _) = sender.send_request(get("/v1/reports/ticks")?, true)?;
             let response = response.await?;
             ensure!(response.status() == 200, "answered with: {}", response.status());
             let mut body = response.into_body();
@@ -261,11 +261,11 @@ impl Holding {
 fn head_of(kind: Kind) -> &'static [u8] {
     match kind {
         Kind::WebSocket => {
-            b"GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+            b"GET /v1/reports/ws HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
               sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         }
-        Kind::SlowReader => b"GET /big HTTP/1.1\r\nhost: localhost\r\n\r\n",
-        _ => b"GET /ticks HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n",
+        Kind::SlowReader => b"GET /v1/reports/big HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        _ => b"GET /v1/reports/ticks HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n",
     }
 }
 
@@ -281,7 +281,7 @@ async fn listen(tls: &mut TlsStream<TcpStream>, held: &Held) -> Result<()> {
 async fn drip(tls: &mut TlsStream<TcpStream>, kind: Kind) -> Result<()> {
     let start: &[u8] = match kind {
         Kind::SlowBody => {
-            b"POST /v1/notes HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 100000\r\n\r\n"
+            b"POST /v1/reports/7 HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 100000\r\n\r\n"
         }
         _ => b"GET /v1/users/7 HTTP/1.1\r\nhost: localhost\r\nx-slow: ",
     };

@@ -11,7 +11,7 @@ use super::{LOADER, Run, not_run, words};
 use crate::proxies::{Kind, Proxy};
 use crate::report::{Table, one};
 
-const FIRST: usize = 100;
+const FIRST: usize = 400;
 const CONNECTIONS: usize = 1000;
 /// Until what a handshake needed is given back, at most.
 const SETTLES_IN: Duration = Duration::from_millis(700);

@@ -1,4 +1,4 @@
-//! `kill` and `activate`: many open streams, and how soon those that must end have ended.
+//! `kill`, `activate` and `anomaly`: many open streams, and how soon those that must end have ended.
 //!
 //! 10,000 streams of two identities: 1,000 event streams over HTTP/1.1, 1,000 WebSockets, 8,000 event streams over HTTP/2 on 100
 //! connections; a tenth of each belongs to the one that is killed. Measured is from just before the call until the client saw the end
@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{OTHER, Run, VICTIM};
+use super::{OTHER, Run, VICTIM, words};
 use crate::load::now_us;
 use crate::policy::{self, In};
-use crate::proxies::{GateDoors, Kind, Proxy};
+use crate::proxies::{GateDoors, Kind, Proxy, STEPS};
 use crate::report::{Table, milliseconds, quantile};
 use crate::rig::{self, Load};
 use crate::tls::agent;
@@ -48,10 +48,11 @@ pub fn kill(run: &Run) -> Result<()> {
     let mut ended = Vec::new();
     let mut outcomes = Vec::new();
     for _ in 0..run.scale.rounds.min(3) {
-        let mut outcome = one(run, "kill", |doors| {
+        let mut outcome = one(run, "kill", |proxy| {
+            let (doors, began) = (doors(proxy)?, now_us());
             let id = agent(VICTIM);
             let body = format!(r#"{{"selector": {{"spiffe_id": "{id}"}}, "reason": "bench"}}"#);
-            rig::control(&doors.socket, "POST", "/v1/kills", &body)
+            Ok((began, rig::control(&doors.socket, "POST", "/v1/kills", &body)?))
         })?;
         ended.append(&mut outcome.ended);
         outcomes.push(outcome);
@@ -64,14 +65,33 @@ pub fn activate(run: &Run) -> Result<()> {
     let mut ended = Vec::new();
     let mut outcomes = Vec::new();
     for _ in 0..run.scale.rounds.min(3) {
-        let mut outcome = one(run, "policy", |doors| {
-            policy::write(&doors.policy, In::Closed)?;
-            rig::control(&doors.socket, "POST", "/v1/policy/activate", "{}")
+        let mut outcome = one(run, "policy", |proxy| {
+            let (doors, began) = (doors(proxy)?, now_us());
+            policy::write(&doors.policy, In::Revoked)?;
+            Ok((began, rig::control(&doors.socket, "POST", "/v1/policy/activate", "{}")?))
         })?;
         ended.append(&mut outcome.ended);
         outcomes.push(outcome);
     }
     report("activate: a policy that allows none of the open streams", ended, &outcomes);
+    Ok(())
+}
+
+/// A rule's kill, from the request that fired it.
+pub fn anomaly(run: &Run) -> Result<()> {
+    let mut ended = Vec::new();
+    let mut outcomes = Vec::new();
+    for _ in 0..run.scale.rounds.min(3) {
+        let mut outcome = one(run, "anomaly", |proxy| {
+            let mut asks = run.load(proxy, &words(&format!("asks {VICTIM} {} {}", STEPS[0], STEPS[1])))?;
+            let told = asks.expect("end")?;
+            ensure!(!told["refused"].is_null(), "the request that should have fired the rule was answered");
+            Ok((told["sent_us"].as_u64().context("no time")?, told))
+        })?;
+        ended.append(&mut outcome.ended);
+        outcomes.push(outcome);
+    }
+    report("anomaly: a sequence of two requests kills their identity", ended, &outcomes);
     Ok(())
 }
 
@@ -92,6 +112,10 @@ fn report(title: &str, mut ended: Vec<f64>, outcomes: &[Outcome]) {
     row("the others", "all went on ticking".to_owned());
     row("the answer", outcomes.last().map(|outcome| outcome.answer.to_string()).unwrap_or_default());
     table.print();
+}
+
+fn doors(proxy: &Proxy) -> Result<&GateDoors> {
+    proxy.gate.as_ref().context("a gate has doors")
 }
 
 fn wanted(run: &Run) -> Vec<String> {
@@ -121,10 +145,9 @@ fn rows(load: &mut Load) -> Result<Vec<Row>> {
     report["held"].as_array().context("no rows")?.iter().map(|row| read(row).context("a row that cannot be read")).collect()
 }
 
-fn one(run: &Run, cause: &str, act: impl Fn(&GateDoors) -> Result<Value>) -> Result<Outcome> {
+fn one(run: &Run, cause: &str, act: impl Fn(&Proxy) -> Result<(u64, Value)>) -> Result<Outcome> {
     let all = cause == "policy";
-    let proxy = Proxy::start(Kind::Gate, &run.place())?;
-    let doors = proxy.gate.as_ref().context("a gate has doors")?;
+    let proxy = Proxy::start(if cause == "anomaly" { Kind::GateRules } else { Kind::Gate }, &run.place())?;
     let mut load = run.load(&proxy, &wanted(run))?;
     load.expect("ready")?;
     std::thread::sleep(TICKS);
@@ -134,8 +157,7 @@ fn one(run: &Run, cause: &str, act: impl Fn(&GateDoors) -> Result<Value>) -> Res
     }
     load.order("mark")?;
     load.expect("marked")?;
-    let began = now_us();
-    let answer = act(doors)?;
+    let (began, answer) = act(&proxy)?;
     let answered = (now_us() - began) as f64;
     std::thread::sleep(TICKS);
     let (mut ended, mut others) = (Vec::new(), 0);
@@ -150,13 +172,13 @@ fn one(run: &Run, cause: &str, act: impl Fn(&GateDoors) -> Result<Value>) -> Res
             others += 1;
         }
     }
-    let gate = own_time(&rig::metrics(doors.admin)?, cause);
+    let gate = own_time(&rig::metrics(doors(&proxy)?.admin)?, if all { cause } else { "" });
     Ok(Outcome { matching: ended.len(), others, ended, answered, gate, answer })
 }
 
 /// Mean and upper bound of the 99th percentile of `portcullis_cut_seconds`, in µs.
 fn own_time(metrics: &str, cause: &str) -> (f64, f64) {
-    let label = format!("cause=\"{cause}\"");
+    let label = if cause.is_empty() { String::new() } else { format!("cause=\"{cause}\"") };
     let sum = rig::sample(metrics, "portcullis_cut_seconds_sum", &label);
     let count = rig::sample(metrics, "portcullis_cut_seconds_count", &label);
     let mut buckets: Vec<(f64, f64)> = metrics
