@@ -511,7 +511,7 @@ async fn a_route_may_name_the_host_its_upstream_is_asked_for_and_the_record_says
 }
 
 /// The TLS of an upstream that has this certificate, and asks for one of its clients.
-fn server_tls(issued: &Issued, client_ca: Option<&str>, alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
+pub fn server_tls(issued: &Issued, client_ca: Option<&str>, alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let chain = CertificateDer::pem_slice_iter(issued.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
@@ -537,11 +537,11 @@ fn secure_gate(address: SocketAddr, authority: Authority, more: &str) -> Gate {
     setup.start_under(authority, address, |yaml| yaml.replace(&plain, &format!("https://localhost:{}", address.port())))
 }
 
-fn domain(name: &str) -> Authority {
+pub fn domain(name: &str) -> Authority {
     Authority::new(&TrustDomain::new(name).unwrap()).unwrap()
 }
 
-fn issued(authority: &Authority, id: &str) -> Issued {
+pub fn issued(authority: &Authority, id: &str) -> Issued {
     authority.issue(&SpiffeId::new(id).unwrap(), lifetime(3600)).unwrap()
 }
 
@@ -569,32 +569,31 @@ async fn both_ends_prove_their_spiffe_ids_and_agree_on_the_protocol() {
     }
 }
 
+/// An upstream that speaks HTTP/1.1 inside TLS; its handshakes, and the heads it got.
+pub fn http1_over_tls(tls: Arc<rustls::ServerConfig>) -> (SocketAddr, Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>) {
+    let (handshakes, heads) = (Arc::new(AtomicUsize::new(0)), Arc::<Mutex<Vec<String>>>::default());
+    let (counted, seen) = (Arc::clone(&handshakes), Arc::clone(&heads));
+    let address = upstream(move |mut stream| {
+        let mut connection = rustls::ServerConnection::new(Arc::clone(&tls)).unwrap();
+        counted.fetch_add(1, Ordering::SeqCst);
+        let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while tls.read_exact(&mut byte).is_ok() {
+            head.push(byte[0]);
+            if head.ends_with(b"\r\n\r\n") {
+                seen.lock().unwrap().push(String::from_utf8(std::mem::take(&mut head)).unwrap());
+                tls.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none").unwrap();
+            }
+        }
+    });
+    (address, handshakes, heads)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_chooses_http1_is_spoken_to_in_http1() {
     let authority = domain("example.org");
     let tls = server_tls(&issued(&authority, "spiffe://example.org/payroll"), None, &[b"http/1.1"]);
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let handshakes = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&handshakes);
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let (tls, counted) = (Arc::clone(&tls), Arc::clone(&counted));
-            std::thread::spawn(move || {
-                let mut connection = rustls::ServerConnection::new(tls).unwrap();
-                counted.fetch_add(1, Ordering::SeqCst);
-                let mut tls = rustls::Stream::new(&mut connection, &mut stream);
-                let (mut head, mut byte) = (Vec::new(), [0]);
-                while tls.read_exact(&mut byte).is_ok() {
-                    head.push(byte[0]);
-                    if head.ends_with(b"\r\n\r\n") {
-                        head.clear();
-                        tls.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\none").unwrap();
-                    }
-                }
-            });
-        }
-    });
+    let (address, handshakes, _) = http1_over_tls(tls);
     let gate = secure_gate(address, authority, "tls: {spiffe_ids: [\"spiffe://example.org/payroll\"]}");
     let mut client = gate.any(Speaks::Http2, "agents/research").await;
     for _ in 0..3 {
