@@ -251,8 +251,7 @@ impl Flow {
                 Poll::Ready(Some(Ok(frame))) => {
                     drop(slot);
                     if let Ok(bytes) = frame.into_data() {
-                        self.count(&self.bytes_in, bytes.len());
-                        self.meter(Direction::BytesIn, bytes.len());
+                        self.count(Direction::BytesIn, bytes.len());
                         return Poll::Ready(Some(Ok(bytes)));
                     }
                 }
@@ -262,13 +261,12 @@ impl Flow {
 
     /// Counts bytes from the client that are no request body.
     pub fn count_in(&self, bytes: usize) {
-        self.count(&self.bytes_in, bytes);
+        self.count(Direction::BytesIn, bytes);
     }
 
     /// Counts bytes toward the client.
     pub fn count_out(&self, bytes: usize) {
-        self.count(&self.bytes_out, bytes);
-        self.meter(Direction::BytesOut, bytes);
+        self.count(Direction::BytesOut, bytes);
     }
 
     /// Shows every byte that passes to anomaly rules as well.
@@ -277,17 +275,18 @@ impl Flow {
         let _ = self.meter.set(watching);
     }
 
-    fn meter(&self, way: Direction, bytes: usize) {
-        if let Some(watching) = self.meter.get() {
-            watching.moved(way, bytes as u64, self.clock.get());
-        }
-    }
-
-    fn count(&self, counter: &Cell<u64>, bytes: usize) {
+    fn count(&self, way: Direction, bytes: usize) {
+        let counter = match way {
+            Direction::BytesIn => &self.bytes_in,
+            Direction::BytesOut => &self.bytes_out,
+        };
         counter.set(counter.get() + bytes as u64);
         self.active.set(self.clock.get());
         self.overdue.set(None);
         self.check_lease();
+        if let Some(watching) = self.meter.get() {
+            watching.moved(way, bytes as u64, self.clock.get());
+        }
     }
 
     fn check_lease(&self) {

@@ -292,3 +292,27 @@ async fn a_gate_that_goes_down_says_so() {
         assert_eq!((&line["ending"], &line["cause"]), (&"cut".into(), &"shutdown".into()), "{protocol:?}: {line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_beyond_what_an_anomaly_rule_expects_of_the_session_end_the_socket_with_1008() {
+    for protocol in BOTH {
+        let (address, ends) = handing_out();
+        let rules = "{name: flood, volume: {of: bytes_in, window: 300ms, least: 64KiB, warm_up: 2}, action: kill_exchange}";
+        let mut gate = Setup { extra: format!("anomaly: {{rules: [{rules}]}}\n"), ..Setup::default() }.start(address);
+        let mut client = Caller::open(&gate, protocol, "/v1/terminal").await;
+        let server = taken(&ends);
+        std::thread::spawn(move || server.echo());
+        // Two windows have to be over before the third can be too much.
+        within("the baseline", async {
+            while !crate::anomaly::explained(&gate, "agents/bad")["rules"][0]["state"].as_str().unwrap().contains("limit") {
+                client.say(b"x").await;
+                assert!(client.next().await.payload() == b"x");
+            }
+        })
+        .await;
+        client.say(&vec![b'x'; 4 << 20]).await;
+        assert_eq!(client.next().await.code(), 1008, "{protocol:?}");
+        let line = gate.ended().remove(0);
+        assert_eq!((&line["cause"], &line["anomaly"]), (&"anomaly".into(), &serde_json::json!(["flood"])), "{protocol:?}: {line}");
+    }
+}
