@@ -39,7 +39,7 @@ enum How {
     Understood,
     /// Runs in the repository under the real Helm, without a cluster, and succeeds.
     Rendered,
-    /// Another test does what it does: the tour and the scrape here, the story in tests/gate.
+    /// Somebody else does what it does: the tour and the scrape here, the story in tests/gate, the benches in tests/run.
     Elsewhere,
 }
 use How::{Elsewhere, Rendered, Serves, Succeeds, Understood};
@@ -73,7 +73,14 @@ const COMMANDS: &[(&str, How)] = &[
     ("helm template gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml", Rendered),
     ("helm install gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml --dry-run=client", Rendered),
     ("curl -s http://127.0.0.1:9901/metrics", Elsewhere),
+    ("tests/parts envoy", Elsewhere),
+    ("apt-get install nginx haproxy", Elsewhere),
+    ("cargo run --release --manifest-path benches/Cargo.toml --bin run", Elsewhere),
+    ("cargo run --release --manifest-path benches/Cargo.toml --bin run -- kill memory --quick", Elsewhere),
 ];
+
+/// Where the runner of the benches reads its options.
+const BENCHES: &str = include_str!("../benches/src/main.rs");
 
 /// The fenced blocks of a language.
 fn blocks(language: &str) -> Vec<String> {
@@ -263,12 +270,14 @@ fn every_option_and_command_named_in_passing_is_there() {
         assert!(output.status.success(), "{words:?}: {}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     };
-    let all: String = ["dev", "run", "check", "schema", "status", "sessions", "exchanges", "kill", "kills", "policy"]
+    let all: String = ["dev", "run", "check", "schema", "status", "sessions", "exchanges", "kill", "kills", "policy", "anomaly"]
         .into_iter()
         .map(|command| help(&[command]))
         .collect();
     for option in quoted(README).into_iter().filter(|word| word.starts_with("--")) {
-        assert!(all.contains(&format!("{option} ")), "no command takes {option}");
+        let name = option.split(' ').next().unwrap();
+        let known = all.contains(&format!("{option} ")) || BENCHES.contains(&format!("\"{name}\""));
+        assert!(known, "no command takes {option}");
     }
 }
 

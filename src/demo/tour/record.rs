@@ -110,7 +110,7 @@ mod tests {
             // As a stream is recorded: decided, still open, and closed by a line of its own.
             let open = *ending == "cut";
             let (end, why) = if open { (Value::Null, Value::Null) } else { (word(ending), word(cause)) };
-            let decision = json!({"decision_id": index.to_string(), "timestamp": format!("2026-01-01T00:00:0{index}Z"),
+            let decision = json!({"decision_id": index.to_string(), "timestamp": format!("2026-01-01T00:00:{index:02}Z"),
                 "portcullis": {"kind": "decision", "method": method, "path": path, "verdict": verdict, "reason": word(reason),
                 "reasons": ["not_granted"], "edits": ["rewrite body"], "ending": end, "cause": why}});
             let closing =
