@@ -84,7 +84,14 @@ async fn pause(stream: &mut TcpStream, ticks: &mut tokio::time::Interval) -> Res
     loop {
         tokio::select! {
             _ = ticks.tick() => return Ok(()),
-            read = stream.read(&mut thrown) => anyhow::ensure!(read? > 0, "the peer has left"),
+            read = stream.read(&mut thrown) => {
+                anyhow::ensure!(read? > 0, "the peer has left");
+                // A WebSocket's Close is answered; an event stream's peer sends nothing.
+                if thrown[0] == 0x88 {
+                    stream.write_all(b"\x88\x00").await?;
+                    anyhow::bail!("the peer has closed");
+                }
+            }
         }
     }
 }

@@ -24,6 +24,9 @@ const AT_ONCE: usize = 32;
 /// What a slow client does, it does this often.
 const DRIP: Duration = Duration::from_secs(2);
 
+/// The first byte of a WebSocket's Close.
+const CLOSE: u8 = 0x88;
+
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -271,10 +274,18 @@ fn head_of(kind: Kind) -> &'static [u8] {
 
 async fn listen(tls: &mut TlsStream<TcpStream>, held: &Held) -> Result<()> {
     let mut thrown = [0; 1024];
-    while tls.read(&mut thrown).await? > 0 {
+    loop {
+        let read = tls.read(&mut thrown).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        // A Close is the end, and is answered as RFC 6455 section 5.5.1 asks; no tick has its byte.
+        if held.kind == Kind::WebSocket && thrown[..read].contains(&CLOSE) {
+            tls.write_all(&[CLOSE, 0x80, 0, 0, 0, 0]).await?;
+            return Ok(());
+        }
         held.ticked();
     }
-    Ok(())
 }
 
 /// Sends a head or a body a byte at a time.

@@ -172,13 +172,15 @@ fn one(run: &Run, cause: &str, act: impl Fn(&Proxy) -> Result<(u64, Value)>) -> 
             others += 1;
         }
     }
-    let gate = own_time(&rig::metrics(doors(&proxy)?.admin)?, if all { cause } else { "" });
+    // What a rule kills is cut by a kill.
+    let label = if all { "policy" } else { "kill" };
+    let gate = own_time(&rig::metrics(doors(&proxy)?.admin)?, label);
     Ok(Outcome { matching: ended.len(), others, ended, answered, gate, answer })
 }
 
 /// Mean and upper bound of the 99th percentile of `portcullis_cut_seconds`, in µs.
 fn own_time(metrics: &str, cause: &str) -> (f64, f64) {
-    let label = if cause.is_empty() { String::new() } else { format!("cause=\"{cause}\"") };
+    let label = format!("cause=\"{cause}\"");
     let sum = rig::sample(metrics, "portcullis_cut_seconds_sum", &label);
     let count = rig::sample(metrics, "portcullis_cut_seconds_count", &label);
     let mut buckets: Vec<(f64, f64)> = metrics
