@@ -104,8 +104,11 @@ impl Tunnel {
             down: Way::new(&far.early, frames(Sender::Server)),
             halves: framing == Framing::Opaque,
         };
-        open.flow.set_stage(Stage::Answering);
-        open.flow.set_may_say_farewell(framing != Framing::Opaque);
+        // A cut may have come since the answer was made: then this is a farewell already.
+        if open.flow.stage() != Stage::Farewell {
+            open.flow.set_stage(Stage::Answering);
+            open.flow.set_may_say_farewell(framing != Framing::Opaque);
+        }
         let end = poll_fn(|cx| bridge.poll(cx)).await;
         let complete = bridge.is_complete();
         let client_left = bridge.up.at_end();
