@@ -100,7 +100,11 @@ impl Tunnel {
     /// Dropping the future drops both ends.
     pub async fn carry<D: AsyncRead + AsyncWrite + Unpin>(self, mut client: D, mut early: Bytes) {
         let Self { open, far, framing, expected } = self;
-        open.flow.set_stage(Stage::Answering);
+        // A cut may have come since the answer was made: then this is a farewell already.
+        if open.flow.stage() != Stage::Farewell {
+            open.flow.set_stage(Stage::Answering);
+            open.flow.set_may_say_farewell(framing != Framing::Opaque);
+        }
         if let Some(expected) = expected {
             let Some(held) = expected.hold(&open, &mut client, early).await else { return };
             early = held;
@@ -117,7 +121,6 @@ impl Tunnel {
             down: Way::new(&far.early, frames(Sender::Server)),
             halves: framing == Framing::Opaque,
         };
-        open.flow.set_may_say_farewell(framing != Framing::Opaque);
         let end = poll_fn(|cx| bridge.poll(cx)).await;
         let complete = bridge.is_complete();
         let client_left = bridge.up.at_end();

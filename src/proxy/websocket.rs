@@ -75,6 +75,8 @@ fn opened(
     let status = handshake::answer(asked, &mut headers);
     open.story(|story| story.status = Some(status.as_u16()));
     open.flow.set_stage(Stage::Answering);
+    // From here on, so that a cut while the answer is on its way ends in a Close behind it as well.
+    open.flow.set_may_say_farewell(true);
     let mut response = Response::new(Reply::Tunnel(Some(Box::new(tunnel))));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
