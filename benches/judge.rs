@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use mimalloc::MiMalloc;
+use portcullis::action::Action;
 use portcullis::decision::Phase;
 use portcullis::exchange::Registry;
 use portcullis::judge::case::{
-    BodyFacts, Case, CertificateFacts, ConnectionFacts, Progress, RequestFacts, ResourceFacts, RouteFacts,
+    BodyFacts, Case, CertificateFacts, ConnectionFacts, Progress, RequestFacts, ResourceFacts, RouteFacts, Suspicion,
 };
 use portcullis::judge::{Bench, Judge, Networks};
 use portcullis::policy::{BundleSource, Chosen, Config, EngineChoice, Entry, Limits, Policy};
@@ -99,6 +100,7 @@ impl Asked {
                 (address("10.0.0.7:40000")?, address("10.0.0.1:8443")?),
                 Some("payroll.internal"),
                 "spiffe://example.org/gate",
+                "mtls",
                 &Networks::default(),
             ),
             headers,
@@ -126,11 +128,14 @@ impl Asked {
                 size: Some(0),
                 protocol: "HTTP/1.1",
                 rewritten: false,
+                action: Action::http("POST"),
             },
             body: BodyFacts::default(),
             resource: ResourceFacts { r#type: "user", sensitivity: "high", effect: "write", environment: "production" },
             route: RouteFacts { listener: "admin-api", name: "all", upstream: "payroll" },
             connection: &self.connection,
+            destination: None,
+            anomaly: Suspicion(&|| None),
             workload: None,
             session_id: "session",
             session: &self.session,

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::host::{HostPattern, HostPatternError};
-pub use self::resources::Resources;
+pub use self::resources::{PathPattern, Resources};
 
 /// What a request asks to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,9 +20,19 @@ pub struct Action<'a> {
 }
 
 impl<'a> Action<'a> {
+    /// The action of opening a tunnel.
+    pub const fn tunnel() -> Self {
+        Self { protocol: "connect", name: "CONNECT" }
+    }
+
     /// The action of a plain HTTP request: its method, as it was sent.
     pub const fn http(method: &'a str) -> Self {
         Self { protocol: "http", name: method }
+    }
+
+    /// The action of a gRPC call: `package.Service/Method`.
+    pub const fn grpc(name: &'a str) -> Self {
+        Self { protocol: "grpc", name }
     }
 }
 

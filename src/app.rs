@@ -28,7 +28,7 @@ use crate::listener::{Entrance, House};
 use crate::metrics::{AuditOutcome, Metrics, MetricsError};
 use crate::policy::{Policy, Report};
 use crate::proxy::settings::Settings;
-use crate::proxy::worker::{Published, Services};
+use crate::proxy::worker::{Published, Services, Stirred};
 use crate::session::Sessions;
 use crate::store::{Store, StoreError};
 use crate::tls::{self, Holder, IdentityError, ListenerRules};
@@ -115,6 +115,7 @@ impl App {
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let settings = Settings::new(&config.parts(), &metrics).map_err(|mistakes| AppError::Config(mistakes.join("\n")))?;
+        settings.check_files().map_err(|mistakes| AppError::Config(mistakes.join("\n")))?;
         let agent = Agent::of(&config)?;
         let holder = Arc::new(Holder::new(identity::load(&config)?));
         let policy = Arc::new(Policy::load(&config.policy, &settings.entries)?);
@@ -123,16 +124,21 @@ impl App {
         let store = Arc::new(Store::open(&config.state)?);
         let door = Arc::new(Door::open(Arc::clone(&registry), store, Arc::clone(&metrics))?);
         let (audit, writer) = Audit::open(&config.audit, &labels(&config), audit_metrics(&metrics))?;
+        let sessions = Sessions::new(config.sessions.clone());
+        sessions.keep_for(config.keeps_sessions_for());
         let (retire, retired) = mpsc::channel();
         let services = Arc::new(Services {
             registry: Arc::clone(&registry),
             door,
-            sessions: Arc::new(Sessions::new(config.sessions.clone())),
+            sessions: Arc::new(sessions),
+            holder: Arc::clone(&holder),
             audit,
             metrics,
             settings: Mutex::new(Published::new(settings)),
             retained: AtomicU64::new(0),
+            stirred: (0..workers).map(|_| Stirred::default()).collect(),
             ready: AtomicBool::new(false),
+            own: std::sync::OnceLock::new(),
             identified: AtomicBool::new(false),
             retired: Mutex::new(retire),
         });
@@ -140,19 +146,14 @@ impl App {
         let house = Arc::new(House::new(&config.limits));
         let mut listeners = Vec::new();
         for (place, listener) in config.listeners.iter().enumerate() {
-            let entrance = Entrance::new(
-                place,
-                &listener.name,
-                rules(&config, listener)?,
-                Arc::clone(&holder),
-                &config.limits,
-                Arc::clone(&house),
-            )?;
+            let entrance =
+                Entrance::new(place, listener, rules(&config, listener)?, Arc::clone(&holder), &config.limits, Arc::clone(&house))?;
             listeners.push((bind("listener", listener.address)?, Arc::new(entrance)));
         }
         let admin = bind("the admin port", config.admin.address)?;
         let control = control::bind(&config.control)?;
         let addresses = addresses(&config, &listeners, &admin)?;
+        services.own.get_or_init(|| addresses.listeners.iter().map(|(_, own)| *own).chain([addresses.admin]).collect());
 
         let bench = Arc::new(Bench::new(workers, registry));
         let parts = Shared { services, bench, holder, agent, status: Arc::new(StatusBoard::default()) };
@@ -236,7 +237,8 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
     let new = Config::read(file).map_err(|report: config::Report| report.to_string())?;
     let listeners = |config: &Config| {
         let fixed = |l: &crate::listener::Config| {
-            (l.name.clone(), l.address, l.trust_domains.clone(), l.max_svid_lifetime, l.minimum_tls, l.health.is_some())
+            let takes = (l.trust_domains.clone(), l.max_svid_lifetime, l.minimum_tls, l.health.is_some());
+            (l.name.clone(), l.address, l.mode, l.identity, takes)
         };
         config.listeners.iter().map(fixed).collect::<Vec<_>>()
     };

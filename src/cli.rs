@@ -3,6 +3,7 @@
 //! In: arguments. Out: data on stdout, talk on stderr, an exit code: 0 ok, 1 failed, 64 usage or configuration (sysexits.h EX_USAGE).
 //! Everything written to stdout goes through [`data`], so that a reader who has seen enough (`| head`) is no failure.
 
+mod anomaly;
 mod check;
 mod client;
 mod dev;
@@ -49,6 +50,8 @@ enum Command {
     Status(status::Arguments),
     /// Lists sessions, or shows one with what it did lately.
     Sessions(sessions::Arguments),
+    /// Shows what anomaly rules make of a session, and on what evidence.
+    Anomaly(anomaly::Arguments),
     /// Lists open exchanges.
     Exchanges(exchanges::Arguments),
     /// Cuts what is open and matches, and admits nothing that matches from then on.
@@ -77,6 +80,7 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Schema => schema::run(),
         Command::Status(arguments) => status::run(&arguments),
         Command::Sessions(arguments) => sessions::run(&arguments),
+        Command::Anomaly(arguments) => anomaly::run(&arguments),
         Command::Exchanges(arguments) => exchanges::run(&arguments),
         Command::Kill(arguments) => kill::run(arguments),
         Command::Kills(arguments) => kills::run(&arguments),
@@ -124,6 +128,8 @@ mod tests {
             "status --socket a.sock --json",
             "sessions --spiffe-id spiffe://a.org/x",
             "sessions 0123",
+            "anomaly explain 0123",
+            "anomaly explain 0123 --json",
             "exchanges",
             "kill --spiffe-id spiffe://a.org/x --trust-domain a.org --session 0 --upstream u --certificate 0 --address ::1 --reason r",
             "kill --exchange 3f2a3f2a-0000-4000-8000-000000000000 --reason r --ttl 15m --dry-run",
@@ -148,6 +154,7 @@ mod tests {
             ("status --json", ExitCode::SUCCESS),
             ("sessions --spiffe-id spiffe://a.org/x", ExitCode::SUCCESS),
             ("sessions none", ExitCode::from(1)),
+            ("anomaly explain none", ExitCode::from(1)),
             ("exchanges", ExitCode::SUCCESS),
             (&format!("kill {selector}"), ExitCode::SUCCESS),
             ("kills", ExitCode::SUCCESS),

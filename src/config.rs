@@ -19,13 +19,14 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::proxy::normalise;
 use crate::proxy::settings::{ListenerPart, Parts};
-use crate::{action, admin, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
+use crate::{action, admin, anomaly, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
 
 use document::Place;
 pub use report::{Mistake, Report};
@@ -38,6 +39,7 @@ pub struct Config {
     pub environment: String,
     pub identity: tls::Config,
     pub listeners: Vec<listener::Config>,
+    #[serde(default)]
     pub upstreams: BTreeMap<String, upstream::Config>,
     pub policy: policy::Config,
     #[serde(default)]
@@ -49,6 +51,8 @@ pub struct Config {
     pub resources: Vec<action::ResourceRule>,
     #[serde(default)]
     pub workloads: Vec<judge::WorkloadRule>,
+    #[serde(default)]
+    pub anomaly: anomaly::Config,
     #[serde(default)]
     pub exchanges: reassess::Config,
     #[serde(default)]
@@ -82,6 +86,11 @@ impl Config {
         Ok(config)
     }
 
+    /// How long what is learned of a session outlives it; no rules learn nothing.
+    pub fn keeps_sessions_for(&self) -> Duration {
+        if self.anomaly.rules.is_empty() { Duration::ZERO } else { self.anomaly.remembers.0 }
+    }
+
     /// What requests need of the configuration.
     pub fn parts(&self) -> Parts<'_> {
         let listeners = self
@@ -93,6 +102,7 @@ impl Config {
                 health: listener.health.as_ref().map(|health| health.path.as_str()),
                 sse_last_event: listener.sse_last_event,
                 routes: &listener.routes,
+                destinations: (listener.mode == listener::Mode::Forward).then_some(&*listener.destinations),
             })
             .collect();
         Parts {
@@ -110,6 +120,7 @@ impl Config {
             head: normalise::Limits { header_bytes: self.limits.header_bytes.bytes(), headers: self.limits.headers },
             input_detail: self.audit.input,
             exchanges_per_identity: self.limits.per_identity.exchanges,
+            anomaly: &self.anomaly,
             reassess_every: self.exchanges.reassess_every.0,
             retained: self.exchanges.retained.0,
         }
@@ -153,6 +164,7 @@ impl Config {
             files.bundles.values_mut().for_each(resolve);
         }
         self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
+        self.upstreams.values_mut().filter_map(|upstream| upstream.tls.as_mut()?.ca.as_mut()).for_each(resolve);
         resolve(&mut self.state.directory);
         resolve(&mut self.control.socket);
         if self.audit.file != Path::new("-") {

@@ -29,6 +29,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::anomaly::Watch;
 use crate::audit::Audit;
 use crate::kill::Door;
 use crate::session::Sessions;
@@ -77,7 +78,7 @@ pub struct Roles {
 #[derive(Debug)]
 pub struct Control {
     pub door: Arc<Door>,
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<Sessions<Watch>>,
     pub audit: Audit,
     pub status: Arc<StatusBoard>,
     /// Whoever can activate and knows what is open.

@@ -46,6 +46,10 @@ words! {
         MethodRefused = "method_refused",
         Version = "version",
         TargetForm = "target_form",
+        /// A path alone, to a listener beside an agent: a proxy's request names its host in the target (RFC 9112 section 3.2.2).
+        OriginForm = "origin_form",
+        /// `https` in an absolute-form target: its TLS would end here. A tunnel (CONNECT) is asked for instead.
+        AbsoluteHttps = "absolute_https",
         TargetTooLong = "target_too_long",
         Fragment = "fragment",
         HeaderName = "header_name",
@@ -87,6 +91,12 @@ words! {
         /// The request's authority is not one that the TLS server name may speak to.
         Misdirected = "misdirected",
         NoRoute = "no_route",
+        /// The destination's name has no address, or nobody said one in time.
+        DestinationUnresolved = "destination_unresolved",
+        /// One of the destination's addresses is not public, and its entry does not name it.
+        DestinationPrivate = "destination_private",
+        /// The request would come back to this gate, or has passed too many like it.
+        Loop = "loop",
         /// Nobody was proven, and this listener answers strangers about its health only.
         NoIdentity = "no_identity",
         /// A limit of connections, streams or exchanges a peer may hold.
@@ -103,6 +113,8 @@ words! {
         Policy = "policy",
         /// A standing kill matches.
         Killed = "killed",
+        /// An anomaly rule fired on it.
+        Anomaly = "anomaly",
         NoPolicy = "no_policy",
         Undefined = "undefined",
         PolicyError = "policy_error",
@@ -134,12 +146,16 @@ words! {
     Cause {
         Kill = "kill",
         Policy = "policy",
+        /// An anomaly rule fired on it; what a rule kills otherwise is cut by a kill.
+        Anomaly = "anomaly",
         NoRoute = "no_route",
         BodyGone = "body_gone",
         LeaseAge = "lease_max_age",
         LeaseBytesIn = "lease_max_bytes_in",
         LeaseBytesOut = "lease_max_bytes_out",
         CertificateExpired = "certificate_expired",
+        /// The tunnel's first bytes do not ask for the host it was opened for, or asked for nothing in time.
+        ServerName = "server_name",
         /// The roots or rules the peer was admitted under are gone.
         IdentityWithdrawn = "identity_withdrawn",
         Shutdown = "shutdown",
@@ -153,6 +169,8 @@ words! {
         ClientGone = "client_gone",
         ClientError = "client_error",
         UpstreamConnect = "upstream_connect",
+        /// Somebody else answered than who was expected there.
+        UpstreamIdentity = "upstream_identity",
         UpstreamTimeout = "upstream_timeout",
         UpstreamReset = "upstream_reset",
         UpstreamInvalid = "upstream_invalid",
@@ -212,7 +230,9 @@ impl Refusal {
             Self::HeaderTimeout => 408,
             Self::TargetTooLong => 414,
             Self::Expect => 417,
-            Self::NoIdentity => 403,
+            Self::NoIdentity | Self::DestinationPrivate => 403,
+            Self::DestinationUnresolved => 502,
+            Self::Loop => 508,
             Self::Misdirected => 421,
             Self::HeadersTooLarge | Self::HeadersTooMany => 431,
             Self::NoRoute => 404,

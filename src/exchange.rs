@@ -53,6 +53,14 @@ pub enum Kind {
     Exchange(Protocol),
 }
 
+/// Where an exchange goes.
+#[derive(Clone, Debug)]
+struct Goal {
+    upstream: Arc<str>,
+    /// Beside an agent the upstream is an entry of `destinations`, which may name many hosts; a kill may be about one.
+    host: Option<Arc<str>>,
+}
+
 /// One open exchange, or the connection that carries some.
 #[derive(Debug)]
 pub struct Exchange {
@@ -62,7 +70,7 @@ pub struct Exchange {
     pub cut: Cut,
     /// Known only after routing. A mutex, not a once-cell: a scan that read it too early must be ordered before this write, so that
     /// the write in turn comes before the second look.
-    upstream: Mutex<Option<Arc<str>>>,
+    upstream: Mutex<Option<Goal>>,
     generation: AtomicU64,
 }
 
@@ -73,11 +81,21 @@ impl Exchange {
 
     /// Names the upstream; must happen before [`Registry::look_again`].
     pub fn set_upstream(&self, upstream: Arc<str>) {
-        *lock(&self.upstream) = Some(upstream);
+        *lock(&self.upstream) = Some(Goal { upstream, host: None });
+    }
+
+    /// Names the upstream and the host, where that says more; must happen before [`Registry::look_again`].
+    pub fn set_destination(&self, upstream: Arc<str>, host: Arc<str>) {
+        *lock(&self.upstream) = Some(Goal { upstream, host: Some(host) });
     }
 
     pub fn upstream(&self) -> Option<Arc<str>> {
-        lock(&self.upstream).clone()
+        lock(&self.upstream).as_ref().map(|goal| Arc::clone(&goal.upstream))
+    }
+
+    /// The host it goes to, where the upstream is an entry that may name many.
+    pub fn host(&self) -> Option<Arc<str>> {
+        lock(&self.upstream).as_ref().and_then(|goal| goal.host.clone())
     }
 
     /// The generation that judged this exchange last; 0 before any did.

@@ -18,8 +18,8 @@
 //! | 5 | listener control admin reassess intake | accept → TLS → peer → wire → hyper; operators; probes; change → who it touches; files and the SPIFFE agent watched |
 //! | 4 | proxy | one exchange, top to bottom |
 //! | 3 | judge | facts, input, verdict: the only room that reads policy and state together |
-//! | 2 | policy session action upstream kill | what verdicts read, where requests go, the one door of cuts |
-//! | 1 | verdict exchange tls wire socket audit metrics store | registry and cut; certificates; bytes; written to, never asked upward |
+//! | 2 | policy session anomaly upstream destination kill | what verdicts read, where requests go, the one door of cuts |
+//! | 1 | verdict action exchange tls wire socket audit metrics store | registry and cut; certificates; bytes; written to, never asked upward |
 //! | 0 | spiffe decision units | words; import nothing from the crate |
 //!
 //! # How a request falls
@@ -43,10 +43,11 @@
 //! # What it never does
 //!
 //! Fail open. Trust an identity header from outside. Forward a byte that was not judged. Buffer a body no policy reads.
-//! Retry a request of which anything was sent.
+//! Retry a request that the upstream may have looked at.
 
 pub mod action;
 pub mod admin;
+pub mod anomaly;
 pub mod app;
 pub mod audit;
 pub mod cli;
@@ -54,6 +55,7 @@ pub mod config;
 pub mod control;
 pub mod decision;
 pub mod demo;
+pub mod destination;
 pub mod exchange;
 pub mod intake;
 pub mod judge;

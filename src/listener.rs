@@ -4,9 +4,11 @@
 //! a peer that may not come in, a head that has two readings. What must stay true: nobody is served who was not proven (except a
 //! load balancer that asks for health), and a connection looks at the cut of what it carries before it moves a byte.
 
+mod channel;
 mod http1;
 mod http2;
 mod line;
+mod stream;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -24,7 +26,6 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::decision::Transport;
 use crate::exchange::{Caller, Exchange, ExchangeId, Kind, Registered};
@@ -33,12 +34,15 @@ use crate::metrics::{HandshakeError, Open};
 use crate::proxy::RouteConfig;
 use crate::proxy::downstream::{Downstream, Peer};
 use crate::proxy::edit::identity::IdentityHeaders;
+use crate::proxy::outbound::DestinationConfig;
 use crate::proxy::worker::Worker;
 use crate::session;
 use crate::socket::{Gate, Socket};
 use crate::tls::{self, Holder, ListenerRules, MinimumVersion};
 use crate::units::{Size, Span};
+use crate::wire;
 
+use channel::Channel;
 pub use line::Lines;
 use line::{Close, Line};
 
@@ -70,7 +74,12 @@ pub struct Config {
     /// A last `event: portcullis` before a cut server-sent event stream ends.
     #[serde(default)]
     pub sse_last_event: bool,
+    /// In front of a service: which upstream takes what.
+    #[serde(default)]
     pub routes: Vec<RouteConfig>,
+    /// Beside an agent: where it may go. The first entry that takes host and port counts; without one the request is denied.
+    #[serde(default)]
+    pub destinations: Vec<DestinationConfig>,
 }
 
 /// Where the listener stands.
@@ -80,6 +89,8 @@ pub enum Mode {
     /// In front of a service.
     #[default]
     Reverse,
+    /// Beside an agent, as its HTTP proxy: absolute-form requests and CONNECT.
+    Forward,
 }
 
 /// Where a listener learns who is calling.
@@ -89,6 +100,9 @@ pub enum IdentityFrom {
     /// The peer's X.509-SVID, from mTLS.
     #[default]
     Peer,
+    /// Our own SVID stands for the pod we share with the agent. Without TLS, so on a loopback address only.
+    #[serde(rename = "self")]
+    Own,
 }
 
 /// `health`: a path that answers whether the gate is ready, to callers without a certificate as well.
@@ -154,7 +168,9 @@ pub struct Entrance {
     pub place: usize,
     pub name: String,
     pub rules: ListenerRules,
-    acceptor: TlsAcceptor,
+    /// `None` where our own identity stands for whoever connects.
+    acceptor: Option<TlsAcceptor>,
+    mode: Mode,
     holder: Arc<Holder>,
     limits: Limits,
     house: Arc<House>,
@@ -255,14 +271,26 @@ impl Entrance {
     /// When rustls refuses the combination of versions and suites, which is a fault of ours.
     pub fn new(
         place: usize,
-        name: &str,
+        config: &Config,
         rules: ListenerRules,
         holder: Arc<Holder>,
         limits: &Limits,
         house: Arc<House>,
     ) -> Result<Self, rustls::Error> {
-        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&holder), rules.clone())?));
-        Ok(Self { place, name: name.to_owned(), rules, acceptor, holder, limits: limits.clone(), house })
+        let acceptor = match config.identity {
+            IdentityFrom::Peer => Some(TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(&holder), rules.clone())?))),
+            IdentityFrom::Own => None,
+        };
+        Ok(Self { place, name: config.name.clone(), rules, acceptor, mode: config.mode, holder, limits: limits.clone(), house })
+    }
+
+    fn wire_limits(&self) -> wire::Limits {
+        wire::Limits {
+            header_bytes: self.limits.header_bytes.bytes(),
+            headers: self.limits.headers,
+            connect: self.mode == Mode::Forward,
+            ..wire::Limits::default()
+        }
     }
 
     /// Room for one more connection.
@@ -283,20 +311,25 @@ pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
         move || line.is_shut()
     });
     let socket = Socket::new(stream, gate);
-    let tls = match handshake(&worker, &entrance, socket).await {
-        Ok(tls) => tls,
-        Err(error) => return refuse(HandshakeError::of_code(tls::reason(&error))),
+    let stream = match &entrance.acceptor {
+        Some(acceptor) => match handshake(&worker, &entrance, acceptor, socket).await {
+            Ok(stream) => stream,
+            Err(error) => return refuse(HandshakeError::of_code(tls::reason(&error))),
+        },
+        None => Channel::Plain(socket),
     };
-    let proven = match tls::peer(tls.get_ref().1) {
-        Ok(proven) => proven,
-        Err(error) => return refuse(HandshakeError::of_code(error.code())),
+    let proven = match stream.tls().map(|tls| tls::peer(tls)) {
+        Some(Ok(proven)) => proven,
+        Some(Err(error)) => return refuse(HandshakeError::of_code(error.code())),
+        // Once our SVID has expired nobody is proven, and strangers are refused.
+        None => entrance.holder.current().as_peer(unix_now()),
     };
     if let Some(peer) = &proven
         && !room.identify(&peer.spiffe_id.to_string())
     {
         return refuse(HandshakeError::PerIdentity);
     }
-    let Some(downstream) = downstream(&worker, &entrance, &tls, proven.as_ref(), (remote, local)) else {
+    let Some(downstream) = downstream(&worker, &entrance, &stream, proven.as_ref(), (remote, local)) else {
         return refuse(HandshakeError::Other);
     };
     let registered = register(&worker, &downstream);
@@ -314,16 +347,16 @@ pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
     line.identify(proven, Rc::clone(&downstream), registered);
     let _listed = lines.enlist(&line);
     match downstream.transport {
-        Transport::Http1 => http1::carry(worker, entrance, downstream, line, tls).await,
-        Transport::Http2 => http2::carry(worker, entrance, downstream, line, tls).await,
+        Transport::Http1 => http1::carry(worker, entrance, downstream, line, stream).await,
+        Transport::Http2 => http2::carry(worker, entrance, downstream, line, stream).await,
     }
 }
 
-async fn handshake(worker: &Worker, entrance: &Entrance, socket: Socket) -> std::io::Result<TlsStream<Socket>> {
+async fn handshake(worker: &Worker, entrance: &Entrance, acceptor: &TlsAcceptor, socket: Socket) -> std::io::Result<Channel> {
     let within = async {
         let _turn = entrance.house.handshakes.acquire().await;
         let _open = Open::new(&worker.services.metrics.handshakes_open);
-        entrance.acceptor.accept(socket).await
+        acceptor.accept(socket).await.map(|tls| Channel::Tls(Box::new(tls)))
     };
     let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
     tokio::time::timeout(entrance.limits.header_timeout.0, within).await.map_err(|_| late())?
@@ -340,13 +373,15 @@ fn register(worker: &Worker, downstream: &Downstream) -> Registered {
 fn downstream(
     worker: &Worker,
     entrance: &Entrance,
-    tls: &TlsStream<Socket>,
+    stream: &Channel,
     proven: Option<&tls::Peer>,
     (remote, local): (SocketAddr, SocketAddr),
 ) -> Option<Rc<Downstream>> {
-    let connection = tls.get_ref().1;
-    let transport = if connection.alpn_protocol() == Some(b"h2") { Transport::Http2 } else { Transport::Http1 };
-    let server_name = connection.server_name().map(str::to_ascii_lowercase);
+    let tls = stream.tls();
+    let http2 = tls.is_some_and(|tls| tls.alpn_protocol() == Some(b"h2"));
+    let transport = if http2 { Transport::Http2 } else { Transport::Http1 };
+    let server_name = tls.and_then(rustls::ServerConnection::server_name).map(str::to_ascii_lowercase);
+    let proof = if tls.is_some() { "mtls" } else { "self" };
     let address = remote.ip().to_canonical();
     let ours = entrance.holder.current();
     let peer = match proven {
@@ -368,11 +403,19 @@ fn downstream(
                 (remote, local),
                 server_name.as_deref(),
                 &our_id,
+                proof,
                 &settings.networks,
             );
             let headers = IdentityHeaders::new(&proven.spiffe_id, our_spiffe_id, &proven.sha256, address).ok()?;
             let name = Arc::from(proven.spiffe_id.to_string());
-            Some(Peer { spiffe_id: proven.spiffe_id.clone(), name, facts, headers, not_after: proven.not_after })
+            Some(Peer {
+                spiffe_id: proven.spiffe_id.clone(),
+                name,
+                facts,
+                headers,
+                not_after: Cell::new(proven.not_after),
+                own: tls.is_none(),
+            })
         }
     };
     let name = proven.map(|proven| proven.spiffe_id.to_string()).unwrap_or_default();

@@ -56,6 +56,7 @@ struct Families {
     bundle_failures: IntCounterVec,
     upstream_seconds: HistogramVec,
     upstream_errors: IntCounterVec,
+    anomaly_fired: IntCounterVec,
 }
 
 /// Why the metrics could not be built: a name or a label is wrong in this file, never in the configuration.
@@ -159,6 +160,7 @@ impl Families {
                 buckets::UPSTREAM,
             )?,
             upstream_errors: register.counters("upstream_errors_total", "Exchanges the upstream failed.", &["upstream", "kind"])?,
+            anomaly_fired: register.counters("anomaly_fired_total", "Anomaly rules that fired.", &["rule", "action"])?,
         })
     }
 }

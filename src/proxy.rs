@@ -7,6 +7,7 @@
 //! ```text
 //! open       registered; kills can find it                       open.rs
 //! normalise  one reading, or refused                             normalise/
+//! anomaly    counted in; refused where a rule says so               anomaly.rs
 //! admit      route → standing kills → judge → rewrite → look again   admit.rs, question.rs
 //! send       upstream, decision recorded first where asked       upstream
 //! answer     both bodies flow until they end or are cut          flow.rs, download.rs
@@ -14,22 +15,30 @@
 
 mod admit;
 pub mod again;
+mod anomaly;
+mod connect;
 mod counted;
 pub mod download;
 pub mod downstream;
 pub mod edit;
+mod farewell;
 pub mod flow;
+mod grpc;
 pub mod normalise;
 pub mod open;
+pub mod outbound;
 mod question;
 pub mod record;
 pub mod respond;
 pub mod route;
 pub mod settings;
+pub mod tunnel;
 pub mod watched;
+pub mod websocket;
 pub mod worker;
 
 use std::future::{Future, poll_fn};
+use std::hash::RandomState;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
@@ -37,17 +46,19 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE, UPGRADE};
 use http::{HeaderMap, Request, Response, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::anomaly::Watch;
 use crate::decision::{Protocol, Reason, Refusal, Transport};
 use crate::exchange::Side;
 use crate::policy::ResultShape;
-use crate::upstream::UpstreamError;
+use crate::upstream::{self, UpstreamError};
 use admit::Admitted;
 use download::{Download, Reply};
+use farewell::Farewell;
 use flow::{Overdue, Stage};
 use open::Open;
 use respond::Stop;
@@ -65,6 +76,9 @@ pub struct RouteConfig {
     pub path_prefix: String,
     /// A name of `upstreams`.
     pub upstream: String,
+    /// The host the upstream is asked for: a name, with a port where it needs one, or `preserve`: the one the client asked for.
+    #[serde(default = "preserve")]
+    pub upstream_host: String,
     #[serde(default)]
     pub enforcement: EnforcementConfig,
     /// Another rule than `policy.decision`.
@@ -81,6 +95,13 @@ pub enum EnforcementConfig {
     #[default]
     Enforce,
     Observe,
+}
+
+/// The upstream is asked for the host the client asked for.
+const PRESERVE: &str = "preserve";
+
+fn preserve() -> String {
+    PRESERVE.to_owned()
 }
 
 fn any_host() -> Vec<String> {
@@ -120,28 +141,40 @@ async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     open.hold(room);
     let request = read.ok_or(Stop::denied(Reason::Internal))??;
     served_here(open, listener, &request)?;
-    let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
     if !open.worker.services.identified.load(Ordering::Relaxed) {
         // A connection from before does not outlive who we were: what it is told would no longer be told by anybody proven.
         return Err(Stop::denied(Reason::OwnCertificate));
     }
+    let peer = open.downstream.peer.as_ref().ok_or(Refusal::NoIdentity)?;
 
-    // After we know you: the session as it stood before, then the judge.
+    // After we know you: the session as it stood before, the rules about it, then the judge.
     let sessions = &open.worker.services.sessions;
     let (id, limit) = (&open.downstream.caller.session, settings.exchanges_per_identity);
-    let session = sessions.enter(id, &peer.name, open.began, limit, recent).map_err(|_| Refusal::TooMany)?;
+    let watch = || Watch::new(&settings.anomaly, &peer.spiffe_id, open.began, RandomState::new());
+    let (session, watch) = sessions.enter(id, &peer.name, open.began, (limit, recent), watch).map_err(|_| Refusal::TooMany)?;
     open.joined_session();
-    let admitted = admit::admit(open, request, &session).await?;
+    anomaly::asked(open, &settings, watch, &request)?;
+    let mut admitted = admit::admit(open, request, &session).await?;
     recorded(open).await?;
 
     // After an allow: the upstream, and what comes back.
+    if admitted.request.is_tunnel() {
+        return connect::connect(open, admitted).await;
+    }
     let last_event = listener.sse_last_event;
+    if let Some(asked) = admitted.request.websocket.take() {
+        return websocket::answer(open, admitted, &asked, last_event).await;
+    }
     let (answer, lease, added) = send(open, admitted).await?;
-    Ok(answer_with(open, answer, lease, added, last_event))
+    Ok(answer_with(open, answer, Some(lease), added, last_event))
 }
 
 /// A request for a name that is not ours, or not the one the connection was opened for, belongs elsewhere (RFC 9110 section 7.4).
 fn served_here(open: &Open, listener: &settings::Listener, request: &normalise::Request) -> Result<(), Stop> {
+    if listener.is_outbound() {
+        // The host is somebody else's, and the server name was the gate's.
+        return Ok(());
+    }
     // Asked of the host and not of the server name, which a client may leave out.
     let ours = listener.server_names.is_empty() || listener.server_names.contains(&request.host);
     let meant = open.downstream.server_name.as_ref().is_none_or(|name| *name == request.host);
@@ -158,14 +191,16 @@ async fn recorded(open: &Open) -> Result<(), Stop> {
     Ok(())
 }
 
-type Answer = (Response<hyper::body::Incoming>, crate::upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
+type Answered = (Response<upstream::Answer>, upstream::Lease<flow::Upload>, Vec<(HeaderName, HeaderValue)>);
 
-async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
-    let Admitted { request, upload, response_headers, settings, upstream } = admitted;
+async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answered, Stop> {
+    let pinned = admitted.pinned();
+    let Admitted { request, upload, response_headers, settings, upstream, host, .. } = admitted;
     let target = settings.upstreams.get(upstream).ok_or(Stop::denied(Reason::Internal))?;
-    let request = upstream_request(request, upload).ok_or(Stop::denied(Reason::Internal))?;
+    let upstream = pinned.as_ref().unwrap_or(&target.upstream);
+    let request = upstream_request(request, upload, host).ok_or(Stop::denied(Reason::Internal))?;
     let began = Instant::now();
-    let mut sending = pin!(open.worker.pool.send(&target.upstream, open.exchange(), request));
+    let mut sending = pin!(open.worker.pool.send(upstream, open.exchange(), request));
     let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
         Poll::Pending => open.flow.poll_overdue(cx).map(|_: Overdue| Err(UpstreamError::ResponseTimeout)),
         ready => ready,
@@ -176,20 +211,23 @@ async fn send(open: &Rc<Open>, admitted: Admitted) -> Result<Answer, Stop> {
 }
 
 /// The request as the upstream's connection writes it: origin-form, one Host, nothing that was not judged.
-fn upstream_request(request: normalise::Request, upload: flow::Upload) -> Option<Request<flow::Upload>> {
+fn upstream_request(request: normalise::Request, upload: flow::Upload, host: Option<HeaderValue>) -> Option<Request<flow::Upload>> {
     let mut sent = Request::new(upload);
     *sent.method_mut() = request.method.clone();
     *sent.uri_mut() = Uri::try_from(request.target()).ok()?;
-    let host = HeaderValue::from_str(&request.authority()).ok()?;
+    let host = host.or_else(|| HeaderValue::from_str(&request.authority()).ok())?;
     *sent.headers_mut() = request.headers;
     sent.headers_mut().insert(HOST, host);
+    if request.takes_trailers {
+        sent.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    }
     Some(sent)
 }
 
 fn answer_with(
     open: &Rc<Open>,
-    answer: Response<hyper::body::Incoming>,
-    lease: crate::upstream::Lease<flow::Upload>,
+    answer: Response<upstream::Answer>,
+    lease: Option<upstream::Lease<flow::Upload>>,
     added: Vec<(HeaderName, HeaderValue)>,
     last_event: bool,
 ) -> Response<Reply> {
@@ -205,7 +243,10 @@ fn answer_with(
     let events = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     open.story(|story| story.status = Some(head.status.as_u16()));
     open.flow.set_stage(Stage::Answering);
-    let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, events && last_event))));
+    // On HTTP/1.1 trailers reach only who asked for them; half of the callers would take the cut for an end.
+    let calls = open.protocol == Protocol::Grpc && open.downstream.transport == Transport::Http2;
+    let farewell = if calls { Some(Farewell::messages()) } else { (events && last_event).then(Farewell::events) };
+    let mut response = Response::new(Reply::Download(Box::new(Download::new(Rc::clone(open), body, lease, farewell))));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     if open.flow.uploading() && open.downstream.transport == Transport::Http1 {

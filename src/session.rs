@@ -1,9 +1,10 @@
 //! Sessions: everything one workload does under one task, and what policies may know of it. Pure; time is an argument.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -80,7 +81,7 @@ pub fn id(spiffe_id: &str, task: Option<&str>) -> String {
 }
 
 #[derive(Debug)]
-struct Session {
+struct Session<K> {
     spiffe_id: Arc<str>,
     began: Instant,
     touched: Instant,
@@ -89,76 +90,88 @@ struct Session {
     denied: u64,
     cut: u64,
     recent: VecDeque<Past>,
+    /// It idled out, and is there only for what another room keeps with it.
+    asleep: bool,
+    kept: K,
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    sessions: HashMap<String, Session>,
+#[derive(Debug)]
+struct Shard<K> {
+    sessions: HashMap<String, Session<K>>,
     /// Sessions without an open exchange, by when they were last used: the first is the one to forget.
     idle: BTreeSet<(Instant, String)>,
+    /// Those that idled out. They go before any other.
+    asleep: BTreeSet<(Instant, String)>,
 }
 
-/// All sessions, in shards by id so that workers rarely meet.
+/// All sessions, in shards by id so that workers rarely meet. `K` is what another room keeps with each: this one only holds it, and
+/// keeps it for a while longer than the session, so that what was learned of an identity is not unlearned by a coffee break.
 #[derive(Debug)]
-pub struct Sessions {
-    shards: Vec<Mutex<Shard>>,
+pub struct Sessions<K> {
+    shards: Vec<Mutex<Shard<K>>>,
     config: Config,
+    /// How long `K` outlives an idle session, in milliseconds.
+    keeps: AtomicU64,
     forgotten: AtomicU64,
 }
 
 const SHARDS: usize = 16;
 
-impl Sessions {
+impl<K: Clone> Sessions<K> {
     pub fn new(config: Config) -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), config, forgotten: AtomicU64::new(0) }
+        let shard = || Mutex::new(Shard { sessions: HashMap::new(), idle: BTreeSet::new(), asleep: BTreeSet::new() });
+        Self { shards: (0..SHARDS).map(|_| shard()).collect(), config, keeps: AtomicU64::new(0), forgotten: AtomicU64::new(0) }
     }
 
-    /// Counts one more open exchange, and tells how the session stood before it.
+    /// Says how long what is kept with a session outlives it.
+    pub fn keep_for(&self, time: Duration) {
+        self.keeps.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Counts one more open exchange, and tells how the session stood before it, with what is kept with it; `keep` makes that of a
+    /// session that is new.
     ///
     /// # Errors
     /// [`TooMany`] when `limit` exchanges are open already.
-    pub fn enter(&self, id: &str, spiffe_id: &Arc<str>, now: Instant, limit: usize, recent: bool) -> Result<View, TooMany> {
-        let Some(shard) = self.shard(id) else { return Ok(View::default()) };
+    pub fn enter(
+        &self,
+        id: &str,
+        spiffe_id: &Arc<str>,
+        now: Instant,
+        (limit, recent): (usize, bool),
+        keep: impl FnOnce() -> K,
+    ) -> Result<(View, K), TooMany> {
+        let Some(shard) = self.shard(id) else { return Ok((View::default(), keep())) };
         let mut shard = lock(shard);
-        self.forget(&mut shard, now);
-        if !shard.sessions.contains_key(id) {
-            shard.sessions.insert(id.to_owned(), Session::new(Arc::clone(spiffe_id), now));
-        }
-        let Shard { sessions, idle } = &mut *shard;
-        let Some(session) = sessions.get_mut(id) else { return Ok(View::default()) };
-        if session.open >= limit {
+        if shard.sessions.get(id).is_some_and(|session| session.open >= limit) {
             return Err(TooMany);
         }
+        // Out of the lines before anybody makes room: the session that enters is not the one to forget.
+        let known = shard.wake(id, now, self.config.idle_timeout.0);
+        self.forget(&mut shard, now, !known);
+        let session = match shard.sessions.entry(id.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(room) => room.insert(Session::new(Arc::clone(spiffe_id), now, keep())),
+        };
         let view = session.view(now, recent);
-        if session.open == 0 {
-            idle.remove(&(session.touched, id.to_owned()));
-        }
         session.open += 1;
         session.requests += 1;
         session.touched = now;
-        Ok(view)
+        Ok((view, session.kept.clone()))
     }
 
-    /// Remembers what became of a request.
-    pub fn remember(&self, id: &str, past: Past, denied: bool) {
-        self.with(id, |session| {
-            session.denied += u64::from(denied);
-            session.recent.push_front(past);
-            session.recent.truncate(self.config.history);
-        });
-    }
-
-    /// Counts a cut exchange.
-    pub fn count_cut(&self, id: &str) {
-        self.with(id, |session| session.cut += 1);
-    }
-
-    /// One exchange less. A session never idles out while one is open.
-    pub fn leave(&self, id: &str, now: Instant) {
+    /// One exchange less, and what became of it. A session never idles out while one is open.
+    pub fn leave(&self, id: &str, past: Option<Past>, cut: bool, now: Instant) {
         let Some(shard) = self.shard(id) else { return };
         let mut shard = lock(shard);
-        let Shard { sessions, idle } = &mut *shard;
+        let Shard { sessions, idle, .. } = &mut *shard;
         let Some(session) = sessions.get_mut(id) else { return };
+        if let Some(past) = past {
+            session.denied += u64::from(past.verdict != "allow");
+            session.recent.push_front(past);
+            session.recent.truncate(self.config.history);
+        }
+        session.cut += u64::from(cut);
         session.open = session.open.saturating_sub(1);
         session.touched = now;
         if session.open == 0 {
@@ -169,12 +182,16 @@ impl Sessions {
     /// Forgets sessions that idled too long. Called by a sweep; [`Sessions::enter`] does it for its own shard as well.
     pub fn sweep(&self, now: Instant) {
         for shard in &self.shards {
-            self.forget(&mut lock(shard), now);
+            self.forget(&mut lock(shard), now, false);
         }
     }
 
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).sessions.len()).sum()
+        let awake = |shard: &Mutex<Shard<K>>| {
+            let shard = lock(shard);
+            shard.sessions.len() - shard.asleep.len()
+        };
+        self.shards.iter().map(awake).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -190,7 +207,9 @@ impl Sessions {
     pub fn summaries(&self, now: Instant) -> Vec<Summary> {
         let mut rows: Vec<Summary> = Vec::new();
         for shard in &self.shards {
-            rows.extend(lock(shard).sessions.iter().map(|(id, session)| session.summary(id, now)));
+            let shard = lock(shard);
+            let awake = shard.sessions.iter().filter(|(_, session)| !session.asleep);
+            rows.extend(awake.map(|(id, session)| session.summary(id, now)));
         }
         rows.sort_by(|a, b| (&a.spiffe_id, &a.id).cmp(&(&b.spiffe_id, &b.id)));
         rows
@@ -199,41 +218,78 @@ impl Sessions {
     /// One session with what it did lately, newest first.
     pub fn detail(&self, id: &str, now: Instant) -> Option<(Summary, View)> {
         let shard = lock(self.shard(id)?);
-        let session = shard.sessions.get(id)?;
+        let session = shard.sessions.get(id).filter(|session| !session.asleep)?;
         Some((session.summary(id, now), session.view(now, true)))
     }
 
-    fn with(&self, id: &str, act: impl FnOnce(&mut Session)) {
-        if let Some(session) = self.shard(id).map(lock).as_mut().and_then(|shard| shard.sessions.get_mut(id)) {
-            act(session);
+    /// What is kept with a session, and whose it is; also of one that idled out.
+    pub fn kept(&self, id: &str) -> Option<(Arc<str>, K)> {
+        let shard = lock(self.shard(id)?);
+        let session = shard.sessions.get(id)?;
+        Some((Arc::clone(&session.spiffe_id), session.kept.clone()))
+    }
+
+    fn shard(&self, id: &str) -> Option<&Mutex<Shard<K>>> {
+        // Ids are hashes in hex: any digit of them is as good as another hash.
+        let place = id.chars().take(2).fold(0, |sum, digit| sum * 16 + digit.to_digit(16).unwrap_or_default());
+        self.shards.get(usize::try_from(place).unwrap_or_default() % SHARDS)
+    }
+
+    /// Lets go of what idled too long, and where `room` is asked for of what idles longest until there is some.
+    fn forget(&self, shard: &mut Shard<K>, now: Instant, room: bool) {
+        let keeps = Duration::from_millis(self.keeps.load(Ordering::Relaxed));
+        let past = |touched: Instant, time: Duration| now.saturating_duration_since(touched) >= time;
+        while shard.idle.first().is_some_and(|(touched, _)| past(*touched, self.config.idle_timeout.0)) {
+            let Some(place) = shard.idle.pop_first() else { break };
+            if let Some(session) = shard.sessions.get_mut(&place.1) {
+                session.fall_asleep();
+                shard.asleep.insert(place);
+            }
         }
-    }
-
-    fn shard(&self, id: &str) -> Option<&Mutex<Shard>> {
-        // Ids are hashes in hex: any byte of them is as good as another hash.
-        let place = id.bytes().take(2).fold(0usize, |sum, byte| sum * 16 + usize::from(byte));
-        self.shards.get(place % SHARDS)
-    }
-
-    fn forget(&self, shard: &mut Shard, now: Instant) {
+        while shard.asleep.first().is_some_and(|(touched, _)| past(*touched, self.config.idle_timeout.0.saturating_add(keeps))) {
+            let Some((_, id)) = shard.asleep.pop_first() else { break };
+            shard.sessions.remove(&id);
+        }
         let most = (self.config.max / SHARDS).max(1);
-        while let Some((touched, id)) = shard.idle.first().cloned() {
-            let full = shard.sessions.len() >= most;
-            if !full && now.saturating_duration_since(touched) < self.config.idle_timeout.0 {
+        while room && shard.sessions.len() >= most {
+            let Some((_, id)) = shard.asleep.pop_first().or_else(|| {
+                self.forgotten.fetch_add(u64::from(!shard.idle.is_empty()), Ordering::Relaxed);
+                shard.idle.pop_first()
+            }) else {
                 break;
-            }
-            if full {
-                self.forgotten.fetch_add(1, Ordering::Relaxed);
-            }
-            shard.idle.pop_first();
+            };
             shard.sessions.remove(&id);
         }
     }
 }
 
-impl Session {
-    fn new(spiffe_id: Arc<str>, now: Instant) -> Self {
-        Self { spiffe_id, began: now, touched: now, open: 0, requests: 0, denied: 0, cut: 0, recent: VecDeque::new() }
+impl<K> Shard<K> {
+    /// Takes a session that is there out of the lines of those that wait to be forgotten; one that idled out begins anew.
+    fn wake(&mut self, id: &str, now: Instant, idle_timeout: Duration) -> bool {
+        let Some(session) = self.sessions.get_mut(id) else { return false };
+        if session.open == 0 {
+            let place = (session.touched, id.to_owned());
+            self.idle.remove(&place);
+            self.asleep.remove(&place);
+            if session.asleep || now.saturating_duration_since(session.touched) >= idle_timeout {
+                session.fall_asleep();
+                (session.asleep, session.began) = (false, now);
+            }
+        }
+        true
+    }
+}
+
+impl<K> Session<K> {
+    const fn new(spiffe_id: Arc<str>, now: Instant, kept: K) -> Self {
+        let recent = VecDeque::new();
+        Self { spiffe_id, began: now, touched: now, open: 0, requests: 0, denied: 0, cut: 0, recent, asleep: false, kept }
+    }
+
+    /// It is over; only what is kept with it stays.
+    fn fall_asleep(&mut self) {
+        (self.requests, self.denied, self.cut, self.asleep) = (0, 0, 0, true);
+        self.recent = VecDeque::new();
     }
 
     fn view(&self, now: Instant, recent: bool) -> View {
@@ -257,22 +313,24 @@ impl Session {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
     shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn sessions(max: usize) -> Sessions {
+    fn sessions(max: usize) -> Sessions<u32> {
         Sessions::new(Config { max, history: 2, ..Config::default() })
     }
 
-    fn enter(sessions: &Sessions, name: &str, now: Instant) -> View {
-        sessions.enter(&id(name, None), &Arc::from(name), now, 1000, true).unwrap()
+    fn enter(sessions: &Sessions<u32>, name: &str, now: Instant) -> View {
+        sessions.enter(&id(name, None), &Arc::from(name), now, (1000, true), || 7).unwrap().0
+    }
+
+    fn leave(sessions: &Sessions<u32>, name: &str, now: Instant) {
+        sessions.leave(&id(name, None), None, false, now);
     }
 
     #[test]
@@ -289,7 +347,7 @@ mod tests {
         assert_eq!(enter(&sessions, "a", start), View::default());
         let past = |action: &str, at| Past { action: action.to_owned(), host: String::new(), verdict: "deny", at };
         for action in ["1", "2", "3"] {
-            sessions.remember(&id("a", None), past(action, start), true);
+            sessions.leave(&id("a", None), Some(past(action, start)), false, start);
         }
         let view = enter(&sessions, "a", start + Duration::from_secs(5));
         assert_eq!((view.age_seconds, view.requests, view.denied), (5, 1, 3));
@@ -302,7 +360,7 @@ mod tests {
         let (sessions, start) = (sessions(100), Instant::now());
         enter(&sessions, "open", start);
         enter(&sessions, "idle", start);
-        sessions.leave(&id("idle", None), start);
+        leave(&sessions, "idle", start);
         sessions.sweep(start + Duration::from_secs(899));
         assert_eq!(sessions.len(), 2);
         sessions.sweep(start + Duration::from_secs(900));
@@ -317,7 +375,7 @@ mod tests {
         for number in 0..200u64 {
             let name = format!("w{number}");
             enter(&sessions, &name, start + Duration::from_secs(number));
-            sessions.leave(&id(&name, None), start + Duration::from_secs(number));
+            leave(&sessions, &name, start + Duration::from_secs(number));
         }
         assert!(sessions.len() <= SHARDS, "{}", sessions.len());
         assert_eq!(sessions.forgotten() as usize, 200 - sessions.len());
@@ -327,9 +385,58 @@ mod tests {
     fn an_identity_has_a_limit_of_open_exchanges() {
         let (sessions, now) = (sessions(100), Instant::now());
         let (name, key) = (Arc::from("a"), id("a", None));
-        assert!(sessions.enter(&key, &name, now, 1, false).is_ok());
-        assert_eq!(sessions.enter(&key, &name, now, 1, false), Err(TooMany));
-        sessions.leave(&key, now);
-        assert!(sessions.enter(&key, &name, now, 1, false).is_ok());
+        let enter = || sessions.enter(&key, &name, now, (1, false), || 7);
+        assert!(enter().is_ok());
+        assert_eq!(enter(), Err(TooMany));
+        leave(&sessions, "a", now);
+        assert!(enter().is_ok());
+    }
+    /// Names whose sessions share a shard.
+    fn neighbours() -> Vec<String> {
+        let shard = |name: &str| u8::from_str_radix(&id(name, None)[1..2], 16).unwrap();
+        (0..200).map(|number| format!("n{number}")).filter(|name| shard(name) == shard("n0")).take(4).collect()
+    }
+
+    #[test]
+    fn the_session_that_enters_is_not_the_one_to_make_room_for_itself() {
+        // Room for two in each shard; both are taken, and the one that comes back has idled longest.
+        let (sessions, start, names) = (sessions(2 * SHARDS), Instant::now(), neighbours());
+        for name in &names[..2] {
+            enter(&sessions, name, start);
+            leave(&sessions, name, start);
+        }
+        assert_eq!(enter(&sessions, &names[0], start).requests, 1, "its history is there");
+        assert_eq!((sessions.len(), sessions.forgotten()), (2, 0));
+        enter(&sessions, &names[2], start);
+        assert_eq!((sessions.forgotten(), enter(&sessions, &names[0], start).requests), (1, 2), "the idle one went");
+    }
+
+    #[test]
+    fn what_is_kept_with_a_session_outlives_it_for_a_while_and_makes_room_first() {
+        let (sessions, start, names) = (sessions(2 * SHARDS), Instant::now(), neighbours());
+        sessions.keep_for(Duration::from_secs(1000));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let kept = |name: &str| sessions.kept(&id(name, None)).is_some();
+        let comes_back = |seconds| sessions.enter(&id(&names[0], None), &Arc::from("n"), at(seconds), (9, false), || 8).unwrap();
+        enter(&sessions, &names[0], start);
+        leave(&sessions, &names[0], start);
+        sessions.sweep(at(900));
+        assert!(sessions.is_empty() && sessions.detail(&id(&names[0], None), at(900)).is_none() && kept(&names[0]));
+        assert_eq!(comes_back(1000), (View::default(), 7), "a session anew, and what was kept of the one before");
+        leave(&sessions, &names[0], at(1000));
+        assert_eq!(comes_back(1900).1, 7, "idled out, and nobody swept");
+        leave(&sessions, &names[0], at(1900));
+        sessions.sweep(at(1900 + 1899));
+        assert!(kept(&names[0]));
+        sessions.sweep(at(1900 + 1900));
+        assert!(!kept(&names[0]), "not for ever");
+        for name in &names[..2] {
+            enter(&sessions, name, at(4000));
+            leave(&sessions, name, at(4000));
+            sessions.sweep(at(4900));
+        }
+        enter(&sessions, &names[2], at(4900));
+        let slept = names[..2].iter().filter(|name| kept(name)).count();
+        assert_eq!((slept, sessions.forgotten()), (1, 0), "what sleeps goes first, and is no loss of a session");
     }
 }

@@ -72,6 +72,14 @@ impl Pattern {
     }
 }
 
+impl From<&SpiffeId> for Pattern {
+    /// The pattern that names this one identity.
+    fn from(id: &SpiffeId) -> Self {
+        let segments = id.path().split('/').skip(1).map(|segment| Segment::Exact(segment.to_owned())).collect();
+        Self { trust_domain: id.trust_domain_name().to_owned(), segments }
+    }
+}
+
 impl FromStr for Pattern {
     type Err = PatternError;
 

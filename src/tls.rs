@@ -21,20 +21,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
 use rustls::server::NoServerSessionStorage;
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 pub use answer::{AnswerError, Missing, Wanted, given};
 pub use identity::{Holder, Identity, IdentityError, IdentityWarning, trust_domain};
-pub use refusal::{PeerError, SvidFault, reason};
+pub use load::authorities;
+pub use refusal::{PeerError, SvidFault, doubts_peer, reason};
 pub use svid::{Peer, peer};
 pub use verifier::admissible;
 
-use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::spiffe::{Pattern, TrustDomain};
 use verifier::{DownstreamVerifier, Terms, UpstreamVerifier};
 
 /// `identity`: who we are, and whose certificates we can check.
@@ -180,7 +182,7 @@ pub fn server_config(holder: Arc<Holder>, rules: ListenerRules) -> Result<Server
 ///
 /// # Errors
 /// When the crypto provider cannot speak the asked versions.
-pub fn client_config(holder: Arc<Holder>, expected: Option<Vec<SpiffeId>>) -> Result<ClientConfig, rustls::Error> {
+pub fn client_config(holder: Arc<Holder>, expected: Option<Vec<Pattern>>) -> Result<ClientConfig, rustls::Error> {
     let provider = aws_lc_rs::default_provider();
     let algorithms = provider.signature_verification_algorithms;
     let verifier = Arc::new(UpstreamVerifier { holder: Arc::clone(&holder), expected, algorithms });
@@ -189,6 +191,28 @@ pub fn client_config(holder: Arc<Holder>, expected: Option<Vec<SpiffeId>>) -> Re
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(holder);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// The client side toward servers that know no SPIFFE: their host name, vouched for by one of `authorities`. Our SVID is not shown.
+///
+/// # Errors
+/// When an authority cannot be a trust anchor, or the crypto provider cannot speak the asked versions.
+pub fn web_client_config(authorities: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(MinimumVersion::Tls12.versions())?
+        .with_webpki_verifier(verifier)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)

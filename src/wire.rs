@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::frames::Frames;
@@ -52,11 +53,13 @@ pub struct Limits {
     pub control_frames: u32,
     /// HTTP/2 streams a second the peer may reset.
     pub resets: u32,
+    /// CONNECT may ask for a tunnel; what follows it is no request.
+    pub connect: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_bytes: 64 * 1024, headers: 100, target_bytes: 8 * 1024, control_frames: 1000, resets: 200 }
+        Self { header_bytes: 64 * 1024, headers: 100, target_bytes: 8 * 1024, control_frames: 1000, resets: 200, connect: false }
     }
 }
 
@@ -118,6 +121,15 @@ impl<IO> Wire<IO> {
     /// The connection below; on HTTP/2 shut down or flush first, or gathered bytes are lost.
     pub fn into_inner(self) -> IO {
         self.io
+    }
+
+    /// The connection below, and what of an HTTP/1.1 peer's was read and not given to hyper, when what follows is no HTTP any more.
+    pub fn into_upgraded(self) -> (IO, Bytes) {
+        let held = match self.protocol {
+            Protocol::Http1 { held, .. } => held.into_rest(),
+            Protocol::Http2 { .. } => Bytes::new(),
+        };
+        (self.io, held)
     }
 
     pub const fn io(&self) -> &IO {

@@ -25,6 +25,9 @@ use regorus::Value;
 const README: &str = include_str!("../README.md");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
 
+/// A series of a rule is there where there is a rule.
+const RULE: &str = "anomaly: {rules: [{name: rate, rate: {requests: 6000, within: 1m}, action: score, score: 0.3}]}\n";
+
 /// How a command of the README is exercised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
@@ -36,7 +39,7 @@ enum How {
     Understood,
     /// Runs in the repository under the real Helm, without a cluster, and succeeds.
     Rendered,
-    /// Another test of this file does what it does: the tour, the scrape.
+    /// Another test does what it does: the tour and the scrape here, the story in tests/gate.
     Elsewhere,
 }
 use How::{Elsewhere, Rendered, Serves, Succeeds, Understood};
@@ -51,9 +54,11 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis schema", Succeeds),
     ("portcullis check -c examples/envoy-opa/gate.yaml", Succeeds),
     ("portcullis check -c examples/spire/gate.yaml", Succeeds),
+    ("portcullis check -c examples/sidecar/gate.yaml", Succeeds),
     ("portcullis status", Succeeds),
     ("portcullis sessions", Succeeds),
     ("portcullis sessions --spiffe-id spiffe://example.org/agents/research", Succeeds),
+    ("portcullis anomaly explain c10a54899044cf54048d5b2a51a8a947", Elsewhere),
     ("portcullis exchanges", Succeeds),
     ("portcullis kill --spiffe-id spiffe://example.org/agents/research --reason \"stolen key\" --ttl 15m --dry-run", Succeeds),
     ("portcullis kill --spiffe-id spiffe://example.org/agents/research --reason \"stolen key\" --ttl 15m", Succeeds),
@@ -167,7 +172,7 @@ impl Desk {
     fn serves(&mut self, line: &str) {
         let config = self.folder.path().join("gate.yaml");
         let text = std::fs::read_to_string(&config).unwrap().replace("127.0.0.1:8443", "127.0.0.1:0");
-        std::fs::write(config, text + "admin: {address: 127.0.0.1:0}\n").unwrap();
+        std::fs::write(config, text + "admin: {address: 127.0.0.1:0}\n" + RULE).unwrap();
         let mut gate = self.command(&words(line)).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut log = BufReader::new(gate.stderr.take().unwrap()).lines().map_while(Result::ok);
         self.gate = Some(gate);
@@ -284,7 +289,9 @@ fn the_tour_is_the_one_that_is_shown() {
 #[test]
 fn the_configuration_is_the_minimal_example() {
     for block in blocks("yaml") {
-        Config::parse(&block, "README.md", &|_| None).unwrap();
+        // A block that is no whole configuration is a part to be added to the shortest.
+        let whole = if block.contains("\nlisteners:") { block } else { blocks("yaml")[0].clone() + &block };
+        Config::parse(&whole, "README.md", &|_| None).unwrap_or_else(|report| panic!("{report}\n{whole}"));
     }
     assert_eq!(blocks("yaml")[0], std::fs::read_to_string(root().join("examples/minimal/gate.yaml")).unwrap());
 }

@@ -59,7 +59,7 @@ reasons contains "wrong_environment" if not input.environment in grant.environme
 
 reasons contains "risk" if input.session.denied >= 70
 
-reasons contains "burst" if input.session.requests > 100000
+reasons contains "burst" if input.session.requests > 1000000000
 
 # Where it comes from.
 

@@ -85,6 +85,30 @@ impl Resources {
     }
 }
 
+/// A path in which a whole segment may be `*` and the last one `**`, for rules beside the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPattern(Vec<Segment>);
+
+impl PathPattern {
+    /// True for decoded segments the pattern names, in any of the spellings the table above takes for one path.
+    pub fn matches(&self, segments: &[String]) -> bool {
+        let segments = match segments {
+            [before @ .., last] if last.is_empty() => before,
+            all => all,
+        };
+        matches(&self.0, segments.iter().map(String::as_str))
+            || matches(&self.0, segments.iter().map(|segment| without_parameters(segment)))
+    }
+}
+
+impl std::str::FromStr for PathPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        compile(text).map(Self)
+    }
+}
+
 fn matches<'a>(pattern: &[Segment], mut found: impl Iterator<Item = &'a str>) -> bool {
     for segment in pattern {
         match (segment, found.next()) {

@@ -141,7 +141,8 @@ impl Shared {
                 return None;
             }
         };
-        match Settings::new(&new.parts(), &self.services.metrics) {
+        let settings = Settings::new(&new.parts(), &self.services.metrics);
+        match settings.and_then(|settings| settings.check_files().map(|()| settings)) {
             Ok(settings) => {
                 let (loading, entries) = (new.policy.clone(), settings.entries.clone());
                 let loaded = blocking(move || Policy::load(&loading, &entries)).await;
@@ -156,6 +157,7 @@ impl Shared {
                         return None;
                     }
                 };
+                self.services.sessions.keep_for(new.keeps_sessions_for());
                 if let Err(error) = self.switch_to(&new, workers, policy, Some(settings), false).await {
                     tracing::error!(%error, "the policy of the new configuration was refused; the last good configuration stays");
                     return None;

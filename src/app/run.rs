@@ -320,6 +320,10 @@ impl Gate {
                 for exchange in &open {
                     std::future::poll_fn(|cx| exchange.cut.poll_over(cx)).await;
                 }
+                // A WebSocket is over for a kill when nothing crosses it any more; its Close is said after that.
+                while self.house.connections() > 0 {
+                    tokio::time::sleep(DRAIN_TICK).await;
+                }
             };
             let _ = tokio::time::timeout(CUT_WITHIN, over).await;
         }

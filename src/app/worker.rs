@@ -54,6 +54,7 @@ pub(super) fn start(services: Arc<Services>, index: usize, seat: Arc<Seat>, limi
 
 async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::UnboundedReceiver<Command>, load: Arc<AtomicUsize>) {
     tokio::task::spawn_local(tick(Rc::clone(&worker), Rc::clone(&lines)));
+    tokio::task::spawn_local(listen(Rc::clone(&worker)));
     while let Some(command) = commands.recv().await {
         match command {
             Command::Carry(accepted) => {
@@ -96,6 +97,14 @@ impl Drop for Carried {
     }
 }
 
+/// Judges again at once what belongs to a session of which policies read something else than before; a tick would be too late.
+async fn listen(worker: Rc<Worker>) {
+    while let Some(stirred) = worker.services.stirred.get(worker.index) {
+        let sessions = stirred.next().await;
+        reassess::stirred(&worker, &sessions).await;
+    }
+}
+
 async fn tick(worker: Rc<Worker>, lines: Rc<Lines>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -103,9 +112,9 @@ async fn tick(worker: Rc<Worker>, lines: Rc<Lines>) {
         interval.tick().await;
         let now = Instant::now();
         worker.clock.set(now);
-        lines.sweep(now);
+        let ended = lines.sweep(now).await;
         reassess::sweep(&worker, now).await;
         // A handshake under the identity before may have ended after that one was withdrawn.
-        reassess::withdraw(&worker, &lines.ended_identities());
+        reassess::withdraw(&worker, &ended);
     }
 }

@@ -112,6 +112,8 @@ pub struct Core<'a> {
     pub phase: Option<Phase>,
     /// Names of the edits that were made.
     pub edits: &'a [String],
+    /// Names of the anomaly rules that fired on it, those that only observe as well.
+    pub anomaly: &'a [String],
     pub engine: Option<&'a str>,
 }
 
@@ -160,6 +162,8 @@ pub struct Closing<'a> {
     pub cause: Option<Cause>,
     /// The generation it was last judged by.
     pub generation: Option<u64>,
+    /// Names of the anomaly rules that fired on it from its beginning to its end.
+    pub anomaly: &'a [String],
 }
 
 /// A call of the control API.

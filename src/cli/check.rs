@@ -81,6 +81,11 @@ fn check(arguments: &Arguments) -> Result<Findings, Failure> {
 }
 
 fn routes(config: &Config) -> Vec<Route> {
+    let mode = |enforcement| match enforcement {
+        EnforcementConfig::Enforce => "enforce",
+        EnforcementConfig::Observe => "observe",
+    };
+    let decision = |named: &Option<String>| named.clone().unwrap_or_else(|| config.policy.decision.clone());
     let each = config.listeners.iter().flat_map(|listener| listener.routes.iter().map(move |route| (listener, route)));
     let rows = each.map(|(listener, route)| Route {
         listener: listener.name.clone(),
@@ -89,13 +94,21 @@ fn routes(config: &Config) -> Vec<Route> {
         hosts: route.hosts.clone(),
         path_prefix: route.path_prefix.clone(),
         upstream: route.upstream.clone(),
-        enforcement: match route.enforcement {
-            EnforcementConfig::Enforce => "enforce",
-            EnforcementConfig::Observe => "observe",
-        },
-        decision: route.decision.clone().unwrap_or_else(|| config.policy.decision.clone()),
+        enforcement: mode(route.enforcement),
+        decision: decision(&route.decision),
     });
-    rows.collect()
+    let each = config.listeners.iter().flat_map(|listener| listener.destinations.iter().map(move |entry| (listener, entry)));
+    let outbound = each.map(|(listener, entry)| Route {
+        listener: listener.name.clone(),
+        address: listener.address.to_string(),
+        route: entry.name.clone(),
+        hosts: entry.hosts.iter().flat_map(|host| entry.ports.iter().map(move |port| format!("{host}:{port}"))).collect(),
+        path_prefix: "/".to_owned(),
+        upstream: entry.name.clone(),
+        enforcement: mode(entry.enforcement),
+        decision: decision(&entry.decision),
+    });
+    rows.chain(outbound).collect()
 }
 
 fn upstreams(config: &Config) -> Vec<Target> {
@@ -164,7 +177,7 @@ mod tests {
     fn the_example_is_told_with_what_its_policy_reads_and_where() {
         let text = words(&check(&example("admin-api")).unwrap());
         for said in
-            ["admin.example.org", "http://127.0.0.1:9100", "portcullis/decision (answers as portcullis)", "policy.rego:", "ok: "]
+            ["admin.example.org", "https://127.0.0.1:9100", "portcullis/decision (answers as portcullis)", "policy.rego:", "ok: "]
         {
             assert!(text.contains(said), "{said}: {text}");
         }

@@ -17,9 +17,11 @@ enum Bound {
     Count(u64, u64),
     Span(Span, Span),
     Size(Size, Size),
+    /// From 0 to 1.
+    Share,
 }
 
-use Bound::{Count, Size as Bytes, Span as Time};
+use Bound::{Count, Share, Size as Bytes, Span as Time};
 
 /// More of anything than one gate holds; far below what a semaphore or a channel can count.
 const MANY: u64 = 10_000_000;
@@ -31,12 +33,38 @@ const NONE: Span = Span::millis(0);
 
 const TABLE: &[Row] = &[
     (&["listeners", "*", "max_svid_lifetime"], Time(Span::seconds(1), YEARS)),
+    (&["listeners", "*", "destinations", "*", "ports", "*"], Count(1, 65_535)),
+    (&["listeners", "*", "destinations", "*", "connect_timeout"], Time(INSTANT, DAY)),
+    (&["listeners", "*", "destinations", "*", "response_timeout"], Time(INSTANT, DAY)),
+    (&["listeners", "*", "destinations", "*", "idle_timeout"], Time(INSTANT, YEARS)),
     (&["upstreams", "*", "connect_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "response_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "idle_timeout"], Time(INSTANT, YEARS)),
     (&["policy", "limits", "time"], Time(INSTANT, Span::seconds(10))),
     (&["policy", "limits", "body"], Bytes(Size(1), Size::mib(1024))),
     (&["policy", "limits", "depth"], Count(1, 128)),
+    (&["anomaly", "learning"], Time(NONE, YEARS)),
+    (&["anomaly", "holds"], Time(NONE, YEARS)),
+    (&["anomaly", "half_life"], Time(INSTANT, YEARS)),
+    (&["anomaly", "remembers"], Time(NONE, YEARS)),
+    (&["anomaly", "rules", "*", "score"], Share),
+    (&["anomaly", "rules", "*", "ttl"], Time(Span::seconds(1), YEARS)),
+    (&["anomaly", "rules", "*", "rate", "requests"], Count(1, MANY)),
+    (&["anomaly", "rules", "*", "rate", "within"], Time(Span::millis(8), DAY)),
+    (&["anomaly", "rules", "*", "burst", "requests"], Count(1, MANY)),
+    (&["anomaly", "rules", "*", "burst", "every"], Time(INSTANT, DAY)),
+    (&["anomaly", "rules", "*", "first_seen", "learning"], Time(NONE, YEARS)),
+    // What a session may make us remember, and what it costs to look through it.
+    (&["anomaly", "rules", "*", "first_seen", "known"], Count(1, 1024)),
+    (&["anomaly", "rules", "*", "volume", "window"], Time(Span::millis(100), DAY)),
+    (&["anomaly", "rules", "*", "volume", "deviations"], Count(1, 1000)),
+    (&["anomaly", "rules", "*", "volume", "least"], Bytes(Size(1), Size::mib(1024 * 1024))),
+    (&["anomaly", "rules", "*", "volume", "warm_up"], Count(1, 10_000)),
+    (&["anomaly", "rules", "*", "denied_burst", "denials"], Count(1, MANY)),
+    (&["anomaly", "rules", "*", "denied_burst", "within"], Time(Span::millis(8), DAY)),
+    (&["anomaly", "rules", "*", "fan_out", "distinct"], Count(1, 1024)),
+    (&["anomaly", "rules", "*", "fan_out", "within"], Time(INSTANT, DAY)),
+    (&["anomaly", "rules", "*", "sequence", "within"], Time(INSTANT, DAY)),
     (&["exchanges", "reassess_every"], Time(Span::seconds(1), DAY)),
     (&["exchanges", "retained"], Bytes(Size(0), Size::mib(1024 * 1024))),
     (&["sessions", "idle_timeout"], Time(Span::seconds(1), YEARS)),
@@ -90,6 +118,10 @@ fn outside(place: &Place<'_>, bound: &Bound) -> Option<String> {
             let number = place.number()?;
             let fits = number.as_u64().is_some_and(|count| (*least..=*most).contains(&count));
             if fits { None } else { out_of(least, most) }
+        }
+        Share => {
+            let share = place.number()?.as_f64()?;
+            if (0.0..=1.0).contains(&share) { None } else { out_of(&0, &1) }
         }
         Time(least, most) => {
             let fits = place.text()?.parse::<Span>().is_ok_and(|span| (*least..=*most).contains(&span));

@@ -3,6 +3,8 @@
 //! In: the document, mistakes and all. Out: more mistakes. It walks the document and not `Config`, so it can speak of everything
 //! that is readable while something else is still misspelt; a value that is absent or of a wrong type is not its business.
 
+mod anomaly;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -25,6 +27,7 @@ pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<St
     check.addresses();
     check.policy();
     check.tables();
+    check.anomaly();
     check.control();
     check.files();
     bounds::check(root, &mut check.found);
@@ -170,10 +173,81 @@ impl<'a> Check<'a> {
             if let Some(health) = listener.child("health") {
                 self.child_form(&health, "path", grammar::literal_path);
             }
-            self.not_none(listener.child("routes"), "route");
-            let routes = listener.child("routes").map(|place| place.items()).unwrap_or_default();
-            self.unique_names(&routes, "name");
-            routes.iter().for_each(|route| self.route(route));
+            if listener.child("mode").is_some_and(|mode| mode.text() == Some("forward")) {
+                self.forward(listener);
+            } else {
+                self.reverse(listener);
+            }
+            self.own_identity(listener);
+        }
+    }
+
+    fn reverse(&mut self, listener: &Place<'a>) {
+        if let Some(destinations) = listener.child("destinations") {
+            let hint = "write `routes`, or `mode: forward` for a listener beside an agent".to_owned();
+            self.say(&destinations, "a listener in front of a service has routes and no destinations", Some(hint));
+        }
+        if listener.child("routes").is_none() && listener.length().is_some() {
+            let hint = Some("add `routes: [{name: all, upstream: NAME}]`".to_owned());
+            self.say(listener, "it has no `routes`, so it could forward nothing", hint);
+        }
+        self.not_none(listener.child("routes"), "route");
+        let routes = listener.child("routes").map(|place| place.items()).unwrap_or_default();
+        self.unique_names(&routes, "name");
+        routes.iter().for_each(|route| self.route(route));
+    }
+
+    fn forward(&mut self, listener: &Place<'a>) {
+        for (key, why) in [
+            ("routes", "a listener beside an agent has destinations and no routes"),
+            ("server_names", "a listener beside an agent is asked for other people's names"),
+        ] {
+            if let Some(place) = listener.child(key) {
+                let hint = "leave the key out, or write `mode: reverse` for a listener in front of a service".to_owned();
+                self.say(&place, why, Some(hint));
+            }
+        }
+        if listener.child("destinations").is_none() {
+            let hint = Some("add `destinations: [{name: api, hosts: [api.example.com]}]`".to_owned());
+            self.say(listener, "it has no `destinations`, so it could forward nothing", hint);
+        }
+        self.not_none(listener.child("destinations"), "destination");
+        let destinations = listener.child("destinations").map(|place| place.items()).unwrap_or_default();
+        self.unique_names(&destinations, "name");
+        for destination in &destinations {
+            self.destination(destination);
+        }
+    }
+
+    fn destination(&mut self, destination: &Place<'a>) {
+        self.not_none(destination.child("hosts"), "host; write \"*\" to take every one");
+        self.not_none(destination.child("ports"), "port");
+        self.items_form(destination, "hosts", grammar::route_host);
+        self.items_form(destination, "server_names", grammar::route_host);
+        self.child_form(destination, "decision", grammar::decision);
+        for network in destination.child("cidrs").iter().flat_map(Place::items) {
+            self.network(&network);
+        }
+        if let Some(name) = destination.child("name")
+            && self.at(&["upstreams"]).is_some_and(|upstreams| name.text().is_some_and(|text| upstreams.child(text).is_some()))
+        {
+            let hint = Some("kills and metrics know both by their name; choose another one".to_owned());
+            self.say(&name, format!("{} is the name of an upstream as well", name.quoted()), hint);
+        }
+    }
+
+    /// Whoever reaches the listener is taken for us: nobody outside the pod may.
+    fn own_identity(&mut self, listener: &Place<'a>) {
+        let Some(identity) = listener.child("identity").filter(|identity| identity.text() == Some("self")) else { return };
+        if listener.child("mode").is_none_or(|mode| mode.text() == Some("reverse")) {
+            let hint = Some("write `mode: forward`, or `identity: peer`".to_owned());
+            self.say(&identity, "our own identity stands for callers beside us, not in front of a service", hint);
+        }
+        let Some(address) = listener.child("address") else { return };
+        if address.text().and_then(|text| text.parse::<SocketAddr>().ok()).is_some_and(|parsed| !parsed.ip().is_loopback()) {
+            let message =
+                format!("{} can be reached from outside, and `identity: self` would take every caller for us", address.quoted());
+            self.say(&address, message, Some("write a loopback address, such as 127.0.0.1:3128, or `identity: peer`".to_owned()));
         }
     }
 
@@ -207,13 +281,53 @@ impl<'a> Check<'a> {
         self.items_form(route, "hosts", grammar::route_host);
         self.child_form(route, "path_prefix", grammar::literal_path);
         self.child_form(route, "decision", grammar::decision);
+        self.child_form(route, "upstream_host", grammar::authority);
     }
 
     fn upstreams(&mut self) {
         self.keys_form(&["upstreams"], not_empty);
         for (_, upstream) in self.at(&["upstreams"]).iter().flat_map(Place::entries) {
             self.child_form(&upstream, "endpoint", grammar::endpoint);
+            self.upstream_tls(&upstream);
             self.child_form(&upstream, "environment", not_empty);
+        }
+    }
+
+    /// Https says whom it expects, http expects nobody, and what is agreed on in a handshake needs one.
+    fn upstream_tls(&mut self, upstream: &Place<'a>) {
+        let (endpoint, tls) = (upstream.child("endpoint"), upstream.child("tls"));
+        let speaks = |scheme: &str| endpoint.as_ref().and_then(Place::text).is_some_and(|text| text.starts_with(scheme));
+        if let Some(tls) = &tls {
+            self.child_form(tls, "server_name", grammar::host);
+            self.child_form(tls, "ca", not_empty);
+            for id in tls.child("spiffe_ids").iter().flat_map(Place::items) {
+                self.spiffe_id_pattern(&id);
+            }
+        }
+        let named = |tls: &Place<'_>| {
+            let ids = tls.child("spiffe_ids").and_then(|ids| ids.length()).unwrap_or_default();
+            (ids > 0, tls.child("ca").is_some())
+        };
+        match (&endpoint, &tls, tls.as_ref().map(named)) {
+            (_, Some(tls), _) if speaks("http://") => {
+                let hint = "write https://host:port, or leave `tls` out".to_owned();
+                self.say(tls, "the endpoint is http, and speaks no TLS", Some(hint));
+            }
+            (Some(endpoint), _, None | Some((false, false))) if speaks("https://") => {
+                let hint = "write `tls: {spiffe_ids: [...]}`, or `tls: {ca: file.pem}` for a server without a SPIFFE ID".to_owned();
+                self.say(endpoint, "an https endpoint needs to know whom to expect there", Some(hint));
+            }
+            (_, Some(tls), Some((true, true))) => {
+                self.say(tls, "`spiffe_ids` and `ca` are two ways to know a server", Some("write one of them".to_owned()));
+            }
+            _ => {}
+        }
+        if let Some(protocol) = upstream.child("protocol").filter(|place| place.text() == Some("auto") && speaks("http://")) {
+            self.say(
+                &protocol,
+                "it is agreed on in the TLS handshake, and the endpoint is http",
+                Some("write http1 or h2".to_owned()),
+            );
         }
     }
 
@@ -307,12 +421,17 @@ impl<'a> Check<'a> {
     }
 
     fn workload(&mut self, rule: &Place<'_>) {
-        let Some(place) = rule.child("spiffe_id") else { return };
+        if let Some(place) = rule.child("spiffe_id") {
+            self.spiffe_id_pattern(&place);
+        }
+    }
+
+    fn spiffe_id_pattern(&mut self, place: &Place<'_>) {
         let Some(scalar) = place.scalar() else { return };
         if let Some(Err(error)) = place.text().map(str::parse::<Pattern>) {
             let told =
                 if scalar.expanded { format!("{} does not hold a SPIFFE ID pattern", place.quoted()) } else { error.to_string() };
-            self.say(&place, told, None);
+            self.say(place, told, None);
         }
     }
 

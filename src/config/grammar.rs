@@ -29,6 +29,18 @@ pub(super) fn host(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// What stands in a Host field: a host, and a port where there is one; or `preserve`, which is a host name as well.
+pub(super) fn authority(text: &str) -> Result<(), &'static str> {
+    let is_host = |before: &str| !before.contains(':') || before.ends_with(']');
+    let port = text.rsplit_once(':').filter(|(before, port)| is_host(before) && !port.contains('/'));
+    let Some((before, port)) = port else { return host(text) };
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    if !digits || !matches!(port.parse::<u16>(), Ok(1..)) {
+        return Err("has a port that is not a number from 1 to 65535");
+    }
+    host(before)
+}
+
 /// A host name of lower-case labels (RFC 1123 section 2.1; `_` besides, which service names in clusters use).
 pub(super) fn name(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
@@ -76,22 +88,19 @@ pub(super) fn spiffe_id(text: &str) -> Result<(), &'static str> {
     SpiffeId::new(text).ok().filter(canonical).map(drop).ok_or("is not a SPIFFE ID; write spiffe://example.org/gate")
 }
 
-/// `http://host:port`.
+/// `http://host:port` or `https://host:port`.
 pub(super) fn endpoint(text: &str) -> Result<(), &'static str> {
-    const FORM: &str = "is not of the form http://host:port";
-    if text.starts_with("https://") {
-        return Err("is https, which is not supported yet; write http://host:port");
-    }
-    let authority = text.strip_prefix("http://").ok_or(FORM)?;
+    const FORM: &str = "is not of the form http://host:port or https://host:port";
+    let authority = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or(FORM)?;
     if authority.contains('@') {
-        return Err("names a user, which an upstream never gets; write http://host:port");
+        return Err("names a user, which an upstream never gets; write scheme://host:port");
     }
     if authority.contains(['/', '?', '#']) {
-        return Err("has a path, query or fragment; the request brings those; write http://host:port");
+        return Err("has a path, query or fragment; the request brings those; write scheme://host:port");
     }
-    let (host_text, port) = authority.rsplit_once(':').ok_or("has no port; write http://host:port")?;
+    let (host_text, port) = authority.rsplit_once(':').ok_or("has no port; write scheme://host:port")?;
     if !host_text.starts_with('[') && host_text.contains(':') {
-        return Err("is an IPv6 address without brackets; write http://[::1]:port");
+        return Err("is an IPv6 address without brackets; write scheme://[::1]:port");
     }
     host(host_text)?;
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
@@ -228,7 +237,7 @@ mod tests {
         let wrong = [
             "",
             "a:80",
-            "https://a:443",
+            "https://a",
             "http://a",
             "http://a:0",
             "http://a:65536",
@@ -243,7 +252,7 @@ mod tests {
             "tcp://a:80",
             "http://a:",
         ];
-        check(endpoint, &["http://127.0.0.1:9000", "http://payroll.internal:80", "http://[::1]:9000"], &wrong);
+        check(endpoint, &["http://127.0.0.1:9000", "http://payroll.internal:80", "http://[::1]:9000", "https://a:443"], &wrong);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::*;
 
 const FULL: &str = include_str!("../../examples/admin-api/gate.yaml");
+const SIDECAR: &str = include_str!("../../examples/sidecar/gate.yaml");
 const SPIRE: &str = include_str!("../../examples/spire/gate.yaml");
 const MINIMAL: &str = include_str!("../../examples/minimal/gate.yaml");
 
@@ -35,11 +36,13 @@ fn the_examples_are_right() {
     let minimal = parse(MINIMAL).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(minimal.listeners[0].routes[0].path_prefix, "/");
     assert_eq!(minimal.admin.address.port(), 9901);
+    let sidecar = parse(SIDECAR).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(sidecar.listeners[0].destinations.len(), 2);
 }
 
 #[test]
-fn the_full_example_has_every_key() {
-    // What a gate can have only one of stands in an example of its own.
+fn the_full_examples_have_every_key() {
+    // What a gate or a listener can have only one of stands in an example of its own.
     fn check(schema: &Value, at: &Value, values: &[&Value], path: &str) {
         let at = match at.get("$ref").and_then(Value::as_str) {
             Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -59,7 +62,7 @@ fn the_full_example_has_every_key() {
         }
     }
     let schema = Config::schema();
-    let examples = [FULL, SPIRE].map(|text| yaml::read(text, &nothing).0.unwrap().value());
+    let examples = [FULL, SIDECAR, SPIRE].map(|text| yaml::read(text, &nothing).0.unwrap().value());
     check(&schema, &schema, &examples.each_ref(), "");
 }
 
@@ -98,18 +101,19 @@ gate.yaml:9:18: listeners[0].minimum_tls: expected one of `1.2`, `1.3`, found th
   hint: write it in quotes: \"1.3\"
 gate.yaml:10:24: listeners[0].max_svid_lifetime: expected a duration: a whole number and a unit, such as 500ms, 20s, 15m, 24h, 7d, \
 found the number `24`
-gate.yaml:11:11: listeners[0].mode: expected `reverse`, found the text `revers`
+gate.yaml:11:11: listeners[0].mode: expected one of `reverse`, `forward`, found the text `revers`
   hint: did you mean `reverse`?
 gate.yaml:12:5: listeners[0].health: it has no value; write one, or leave the key out
 gate.yaml:15:19: listeners[0].routes[0].upstream: there is no upstream `payrol`
   hint: did you mean `payroll`?
 gate.yaml:16:22: listeners[0].routes[0].enforcement: expected one of `enforce`, `observe`, found a list
-gate.yaml:18:23: upstreams.payroll.endpoint: `https://127.0.0.1:9000` is https, which is not supported yet; write http://host:port
+gate.yaml:18:23: upstreams.payroll.endpoint: an https endpoint needs to know whom to expect there
+  hint: write `tls: {spiffe_ids: [...]}`, or `tls: {ca: file.pem}` for a server without a SPIFFE ID
 gate.yaml:21:18: policy.limits.time: `11s` is out of bounds; write 1ms to 10s
 gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found the text `64`
   hint: leave out the quotes: 64
 gate.yaml:22:1: speed: unknown key
-  hint: known keys here: `address_lists`, `admin`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
+  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
 `policy`, `resources`, `sessions`, `state`, `time_windows`, `upstreams`, `workloads`";
     assert_eq!(parse(text).unwrap_err().to_string(), expected);
 }
@@ -136,7 +140,19 @@ fn what_no_schema_can_see_is_told_on_its_line() {
         ("path_prefix: /reports", "path_prefix: reports", "does not start with `/`"),
         ("path_prefix: /reports", "path_prefix: /reports/*", "has a star"),
         ("upstream: payroll", "upstream: payrol", "there is no upstream `payrol`"),
-        ("endpoint: http://127.0.0.1:9000", "endpoint: https://127.0.0.1:9000", "https, which is not supported yet"),
+        ("endpoint: http://127.0.0.1:9000", "endpoint: https://127.0.0.1:9000", "needs to know whom to expect"),
+        ("endpoint: http://127.0.0.1:9000", "endpoint: ftp://127.0.0.1:9000", "is not of the form http://host:port"),
+        (
+            "spiffe_ids: [\"spiffe://example.org/reports/*\"]",
+            "spiffe_ids: [\"spiffe://example.org/re*\"]",
+            "a star must be a whole",
+        ),
+        ("tls: {ca: archive-ca.pem}", "tls: {ca: a.pem, spiffe_ids: [\"spiffe://a/b\"]}", "are two ways to know a server"),
+        ("protocol: auto", "protocol: h3", "expected one of"),
+        ("tls: {ca: archive-ca.pem}", "tls: {ca: \"\"}", "`` is empty"),
+        ("server_name: reports.internal", "server_name: reports.internal:80", "leave out the port"),
+        ("upstream_host: reports.test ", "upstream_host: reports.test:0 ", "is not a number from 1 to 65535"),
+        ("upstream_host: reports.test ", "upstream_host: https://reports.test ", "is not a host name"),
         ("endpoint: http://127.0.0.1:9000", "endpoint: http://127.0.0.1:9000/v1", "has a path, query or fragment"),
         ("endpoint: http://127.0.0.1:9000", "endpoint: http://me@127.0.0.1:9000", "names a user"),
         ("connect_timeout: 2s", "connect_timeout: 0s", "`0s` is out of bounds; write 1ms to 1d"),
@@ -157,6 +173,41 @@ fn what_no_schema_can_see_is_told_on_its_line() {
         ("path: /v1/users/*", "path: /**/users", "only the last segment may be `**`"),
         ("hosts: [admin.example.org], path", "hosts: [\"*\"], path", "leave `hosts` out"),
         ("spiffe://example.org/agents/*", "spiffe://example.org/ag*", "a star must be a whole segment"),
+        ("rate: {requests: 6000, within: 1m}", "rate: {requests: 0, within: 1m}", "`0` is out of bounds"),
+        ("score: 0.3 ", "score: 1.5 ", "`1.5` is out of bounds; write 0 to 1"),
+        ("name: new-host", "name: New host", "is not a name for a rule"),
+        ("name: new-host", "name: burst", "is the name of another one as well"),
+        ("listeners: [admin-api] ", "listeners: [admin-ap] ", "there is no listener `admin-ap`"),
+        ("routes: [all] ", "routes: [al] ", "there is no route `al`"),
+        (
+            "- name: sweeping",
+            "- {name: x, rate: {requests: 1, within: 1s}, burst: {requests: 1, every: 1s}, action: deny}\n    - name: sweeping",
+            "more than one kind: rate, burst",
+        ),
+        ("- name: sweeping", "- {name: x, action: deny}\n    - name: sweeping", "the rule has no kind"),
+        (
+            "- name: sweeping",
+            "- {name: x, burst: {requests: 1, every: 1s}, action: score}\n    - name: sweeping",
+            "what the rule adds to the score",
+        ),
+        (
+            "- name: sweeping",
+            "- {name: x, burst: {requests: 1, every: 1s}, action: deny, score: 1}\n    - name: sweeping",
+            "only `action: score` has a score",
+        ),
+        (
+            "- name: sweeping",
+            "- {name: x, burst: {requests: 1, every: 1s}, action: deny, ttl: 1m}\n    - name: sweeping",
+            "only `action: kill_session` and",
+        ),
+        (
+            "- name: sweeping",
+            "- {name: x, sequence: {within: 1s, steps: [{}]}, action: deny}\n    - name: sweeping",
+            "2 to 8 steps",
+        ),
+        ("spiffe://example.org/bots/*", "spiffe://example.org/b*", "a star must be a whole segment"),
+        ("path: /v1/secrets/*}", "path: /v1/sec*}", "has a star inside a segment"),
+        ("not: {hosts: [\"*.example.org\"]}", "not: {}", "names nothing"),
         ("reassess_every: 30s", "reassess_every: 500ms", "`500ms` is out of bounds; write 1s to 1d"),
         ("max: 100000", "max: 99999999999999999999", "is out of bounds"),
         ("header_bytes: 64KiB", "header_bytes: 1024", "`1024` is out of bounds; write 8KiB to 16MiB"),
@@ -177,6 +228,36 @@ fn what_no_schema_can_see_is_told_on_its_line() {
 }
 
 #[test]
+fn a_listener_beside_an_agent_is_held_to_its_own_rules() {
+    for (old, new, message) in [
+        ("address: 127.0.0.1:3128", "address: 0.0.0.0:3128", "`identity: self` would take every caller for us"),
+        ("address: 127.0.0.1:3128", "address: \"[::]:3128\"", "can be reached from outside"),
+        ("address: 127.0.0.1:3128", "address: 10.0.0.1:3128", "can be reached from outside"),
+        ("mode: forward ", "mode: forward\n    routes: [] ", "has destinations and no routes"),
+        ("mode: forward ", "mode: forward\n    server_names: [a.org] ", "asked for other people's names"),
+        ("mode: forward ", "mode: reverse ", "has routes and no destinations"),
+        ("- name: web ", "- name: api ", "is the name of another one as well"),
+        ("hosts: [\"*\"]", "hosts: []", "at least one host"),
+        ("hosts: [\"*\"]", "hosts: [\"a:1\"]", "`a:1`"),
+        ("ports: [443, 80]", "ports: []", "at least one port"),
+        ("ports: [443, 80]", "ports: [0]", "`0` is out of bounds; write 1 to 65535"),
+        ("\"::1/128\"]", "\"::1\"]", "`::1` is not a network"),
+        ("sni: if_tls", "sni: strict", "expected one of `required`, `if_tls`, `ignore`"),
+        ("identity: self ", "identity: own ", "expected one of `peer`, `self`"),
+    ] {
+        let report = parse(&edited(SIDECAR, old, new).0).expect_err(new);
+        assert!(report.mistakes.iter().any(|mistake| mistake.message.contains(message)), "{new}: {report}");
+    }
+    let own = SIDECAR.replace("mode: forward ", "mode: reverse ");
+    assert!(parse(&own).unwrap_err().to_string().contains("not in front of a service"));
+    let named = SIDECAR.to_owned() + "upstreams: {web: {endpoint: \"http://127.0.0.1:1\"}}\n";
+    assert!(parse(&named).unwrap_err().to_string().contains("`web` is the name of an upstream as well"));
+    let (before, after) = (SIDECAR.find("    destinations:").unwrap(), SIDECAR.find("policy:").unwrap());
+    let nowhere = format!("{}{}", &SIDECAR[..before], &SIDECAR[after..]);
+    assert!(parse(&nowhere).unwrap_err().to_string().contains("it has no `destinations`"));
+}
+
+#[test]
 fn a_gate_without_listener_route_bundle_or_roots_is_none() {
     for (old, new, message) in [
         ("bundles: {authz: {path: policy}}", "bundles: {}", "at least one bundle"),
@@ -192,6 +273,18 @@ fn a_gate_without_listener_route_bundle_or_roots_is_none() {
     let (before, after) = (MINIMAL.find("listeners:").unwrap(), MINIMAL.find("upstreams:").unwrap());
     let text = format!("{}listeners: []\n{}", &MINIMAL[..before], &MINIMAL[after..]);
     assert!(parse(&text).unwrap_err().to_string().contains("at least one listener"));
+}
+
+#[test]
+fn http_upstreams_have_no_tls_and_agree_on_nothing() {
+    for (more, message) in [
+        (", tls: {ca: a.pem}", "the endpoint is http, and speaks no TLS"),
+        (", protocol: auto", "it is agreed on in the TLS handshake, and the endpoint is http"),
+    ] {
+        let report = parse(&MINIMAL.replace(":9000\"}", &format!(":9000\"{more}}}"))).expect_err(more);
+        assert!(report.mistakes.len() == 1 && report.mistakes[0].message.contains(message), "{more}: {report}");
+    }
+    parse(&MINIMAL.replace(":9000\"}", ":9000\", protocol: h2}")).unwrap_or_else(|report| panic!("{report}"));
 }
 
 #[test]

@@ -117,6 +117,7 @@ fn expectation(around: &Value, options: &[&str]) -> String {
     let kinds = [
         ("string", "text"),
         ("integer", "a whole number, 0 or more"),
+        ("number", "a number"),
         ("boolean", "true or false"),
         ("array", "a list"),
         ("object", "a mapping of keys to values"),

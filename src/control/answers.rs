@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::status::{IdentityStatus, ListenerStatus, SvidStatus, Unloaded};
+use crate::anomaly::Explanation;
 use crate::exchange::Selector;
 use crate::session::{Summary, View};
 use crate::units::Span;
@@ -71,6 +72,15 @@ pub struct SessionAnswer {
     pub session: SessionRow,
     /// Newest first.
     pub recent: Vec<PastRow>,
+}
+
+/// `GET /v1/sessions/{id}/anomaly`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnomalyAnswer {
+    pub session: String,
+    pub spiffe_id: String,
+    #[serde(flatten)]
+    pub anomaly: Explanation,
 }
 
 /// A recent request of a session.

@@ -61,6 +61,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
         .route("/v1/policy", calls.view("GET /v1/policy", get(views::policy)))
         .route("/v1/sessions", calls.view("GET /v1/sessions", get(views::sessions)))
         .route("/v1/sessions/{id}", calls.view("GET /v1/sessions/{id}", get(views::session)))
+        .route("/v1/sessions/{id}/anomaly", calls.view("GET /v1/sessions/{id}/anomaly", get(views::anomaly)))
         .route("/v1/exchanges", calls.view("GET /v1/exchanges", get(views::exchanges)))
         .route("/v1/kills", listed.merge(killed))
         .route("/v1/kills/{id}", calls.operate("DELETE /v1/kills/{id}", delete(kills::lift)))

@@ -18,14 +18,14 @@ use crate::audit::{self, AuditMetrics, Labels};
 use crate::decision::{Cause, Protocol};
 use crate::exchange::{Caller as Peer, Exchange, ExchangeId, Kind, Registered, Registry};
 use crate::metrics::Metrics;
-use crate::{session, store};
+use crate::{anomaly, session, store};
 
 /// A control API that runs, and what it acts on.
 pub(crate) struct Api {
     folder: tempfile::TempDir,
     pub(crate) socket: PathBuf,
     pub(crate) registry: Arc<Registry>,
-    sessions: Arc<Sessions>,
+    sessions: Arc<Sessions<Watch>>,
     audit: Audit,
     writer: std::thread::JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -230,7 +230,11 @@ async fn policy_is_activated_and_rolled_back_by_the_builder() {
 async fn sessions_are_filtered_and_told_in_detail() {
     let api = Api::start();
     for name in ["spiffe://a.org/x", "spiffe://a.org/y"] {
-        api.sessions.enter(&session::id(name, None), &Arc::from(name), Instant::now(), 10, false).unwrap();
+        let rules = serde_json::json!({"rules": [{"name": "r", "rate": {"requests": 5, "within": "1m"}, "action": "deny"}]});
+        let rules = Arc::new(anomaly::Rules::new(&serde_json::from_value(rules).unwrap()).unwrap());
+        let peer = crate::spiffe::SpiffeId::new(name).unwrap();
+        let watch = || Watch::new(&rules, &peer, Instant::now(), std::hash::RandomState::new());
+        api.sessions.enter(&session::id(name, None), &Arc::from(name), Instant::now(), (10, false), watch).unwrap();
     }
     let (_, all) = api.call("GET", "/v1/sessions", None).await;
     assert_eq!(all["sessions"].as_array().unwrap().len(), 2);
@@ -241,6 +245,10 @@ async fn sessions_are_filtered_and_told_in_detail() {
     let id = one["sessions"][0]["id"].as_str().unwrap();
     let (_, detail) = api.call("GET", &format!("/v1/sessions/{id}"), None).await;
     assert_eq!((&detail["session"]["requests"], &detail["recent"]), (&json!(1), &json!([])));
+    let (_, explained) = api.call("GET", &format!("/v1/sessions/{id}/anomaly"), None).await;
+    assert_eq!((&explained["spiffe_id"], &explained["score"]), (&json!("spiffe://a.org/y"), &json!(0.0)));
+    assert_eq!(explained["rules"][0]["state"], json!("0 of 5 requests within 1m"));
+    assert_eq!(api.call("GET", "/v1/sessions/none/anomaly", None).await.0, 404);
     assert_eq!(api.call("GET", "/v1/sessions/none", None).await.0, 404);
     assert_eq!(api.call("GET", "/v1/sessions?spifeid=x", None).await.0, 400, "a filter nobody knows must not show everybody");
     assert_eq!(api.call("GET", "/v1/exchanges", None).await, (200, json!({"exchanges": []})));

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::answers::{
-    ExchangesAnswer, KillRow, KillsAnswer, Problem, SessionAnswer, SessionRow, SessionsAnswer, StatusAnswer, You,
+    AnomalyAnswer, ExchangesAnswer, KillRow, KillsAnswer, Problem, SessionAnswer, SessionRow, SessionsAnswer, StatusAnswer, You,
 };
 use super::caller::Caller;
 use super::reply::Reply;
@@ -89,10 +89,26 @@ pub(super) async fn sessions(State(control): State<Arc<Control>>, wanted: Result
 pub(super) async fn session(State(control): State<Arc<Control>>, Path(id): Path<String>) -> Reply {
     match control.sessions.detail(&id, Instant::now()) {
         Some(found) => Reply::new(&SessionAnswer::from(found), "shown").detail("session", id),
-        None => Problem::new(404, "no_such_session", "there is no such session; it has idled out, or never was")
-            .hint("see GET /v1/sessions")
-            .into(),
+        None => no_such_session(),
     }
+}
+
+/// `GET /v1/sessions/{id}/anomaly`: also of a session that idled out, as long as something is known of it.
+pub(super) async fn anomaly(State(control): State<Arc<Control>>, Path(id): Path<String>) -> Reply {
+    match control.sessions.kept(&id) {
+        Some((spiffe_id, watch)) => {
+            let anomaly = watch.explain(Instant::now());
+            let answer = AnomalyAnswer { session: id.clone(), spiffe_id: spiffe_id.to_string(), anomaly };
+            Reply::new(&answer, "shown").detail("session", id)
+        }
+        None => no_such_session(),
+    }
+}
+
+fn no_such_session() -> Reply {
+    Problem::new(404, "no_such_session", "there is no such session; it has idled out, or never was")
+        .hint("see GET /v1/sessions")
+        .into()
 }
 
 /// `GET /v1/exchanges`

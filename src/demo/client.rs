@@ -4,6 +4,8 @@
 //! HTTP/2 is h2 and not hyper: hyper tells RST_STREAM(CANCEL) and the proper end of a body as the same thing, and the tour is there to
 //! tell them apart. Every wait has a bound.
 
+mod websocket;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONTENT_TYPE, HOST, TE};
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -22,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{Pattern, SpiffeId};
 use crate::tls::{self, Holder, Identity};
 
 /// The longest that any one thing may take.
@@ -81,6 +83,10 @@ pub enum End {
     StreamReset(h2::Reason),
     /// The gate sent a TCP reset.
     ConnectionReset,
+    /// A gRPC call ended with this status.
+    Status(u32),
+    /// A WebSocket was closed with this code.
+    Closed(u16),
     Other(String),
 }
 
@@ -97,6 +103,8 @@ pub enum ClientError {
     Http2(#[from] h2::Error),
     #[error("HTTP/1.1: {0}")]
     Http1(#[from] hyper::Error),
+    #[error("WebSocket: {0}")]
+    WebSocket(Box<tokio_tungstenite::tungstenite::Error>),
     #[error("the request cannot be built: {0}")]
     Request(#[from] http::Error),
     #[error("more than {LARGEST} bytes came back")]
@@ -115,7 +123,7 @@ impl Client {
             .map_err(|errors| ClientError::Identity(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let holder = Arc::new(Holder::new(identity));
         let connector = |protocol: &str| {
-            let mut config = tls::client_config(Arc::clone(&holder), Some(vec![gate_id.clone()]))?;
+            let mut config = tls::client_config(Arc::clone(&holder), Some(vec![Pattern::from(gate_id)]))?;
             config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
             Ok::<_, rustls::Error>(TlsConnector::from(Arc::new(config)))
         };
@@ -191,6 +199,24 @@ impl Http2 {
         Ok(Stream { status: head.status.as_u16(), body: Body::Http2(body) })
     }
 
+    /// Opens a gRPC call whose only message is empty.
+    ///
+    /// # Errors
+    /// When no response head comes back.
+    pub async fn call(&mut self, path: &'static str) -> Result<Stream, ClientError> {
+        let uri = format!("https://{}{path}", self.gate);
+        let request = Request::builder().version(Version::HTTP_2).method(Method::POST).uri(uri);
+        let request = request.header(CONTENT_TYPE, "application/grpc").header(TE, "trailers").body(())?;
+        let response = within("the response", async {
+            let mut requests = self.requests.clone().ready().await?;
+            let (response, mut upload) = requests.send_request(request, false)?;
+            upload.send_data(Bytes::from_static(&[0; 5]), true)?;
+            Ok(response.await?)
+        });
+        let (head, body) = response.await?.into_parts();
+        Ok(Stream { status: head.status.as_u16(), body: Body::Http2(body) })
+    }
+
     async fn send(&mut self, ask: &Ask) -> Result<Response<h2::RecvStream>, ClientError> {
         let uri = format!("https://{}{}", self.gate, ask.path);
         let mut request = Request::builder().version(Version::HTTP_2).method(&ask.method).uri(uri);
@@ -233,7 +259,10 @@ impl Stream {
                 }
             },
             Body::Http2(body) => match poll_fn(|cx| body.poll_data(cx)).await {
-                None => Err(End::Complete),
+                None => Err(match poll_fn(|cx| body.poll_trailers(cx)).await {
+                    Ok(trailers) => End::of_trailers(trailers.as_ref()),
+                    Err(error) => End::of_http2(&error),
+                }),
                 Some(Err(error)) => Err(End::of_http2(&error)),
                 Some(Ok(bytes)) => {
                     // Fails only on a stream that has ended, which the next piece tells.
@@ -260,6 +289,11 @@ impl Stream {
 }
 
 impl End {
+    fn of_trailers(trailers: Option<&http::HeaderMap>) -> Self {
+        let status = trailers.and_then(|trailers| trailers.get("grpc-status")?.to_str().ok()?.parse().ok());
+        status.map_or(Self::Complete, Self::Status)
+    }
+
     fn of_http2(error: &h2::Error) -> Self {
         match error.reason() {
             Some(reason) if error.is_reset() && error.is_remote() => Self::StreamReset(reason),
@@ -285,6 +319,8 @@ impl std::fmt::Display for End {
             Self::Complete => f.write_str("the stream ended properly"),
             Self::StreamReset(reason) => write!(f, "RST_STREAM({})", reason_code(*reason)),
             Self::ConnectionReset => f.write_str("connection reset"),
+            Self::Status(status) => write!(f, "grpc-status {status}"),
+            Self::Closed(code) => write!(f, "Close {code}"),
             Self::Other(error) => f.write_str(error),
         }
     }

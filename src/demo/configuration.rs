@@ -31,11 +31,15 @@ listeners:
     address: 127.0.0.1:{gate}
     max_svid_lifetime: 24h
     routes:
+      - {{name: calls, path_prefix: /demo.v1.Users, upstream: calls}}
       - {{name: all, hosts: ["*"], path_prefix: /, upstream: users}}
 
 upstreams:
   users:
     endpoint: http://{upstream}
+  calls:
+    endpoint: http://{upstream}
+    protocol: h2                      # gRPC needs HTTP/2 all the way
 
 policy:
   bundles: {{authz: {{path: policy}}}}
@@ -60,6 +64,14 @@ resources:
     type: user
     sensitivity: high
     effect: destroy
+  - match: {{methods: [POST], path: /demo.v1.Users/*}}
+    type: user
+    sensitivity: low
+    effect: read
+  - match: {{methods: [GET], path: /v1/terminal}}
+    type: terminal
+    sensitivity: medium
+    effect: write
   - match: {{methods: [GET], path: /v1/events}}
     type: event
     sensitivity: low

@@ -6,6 +6,7 @@
 
 mod cuts;
 mod record;
+mod words;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -75,7 +76,8 @@ pub async fn play<W: Write>(scene: &Scene, teller: &mut Teller<W>) -> Result<(),
     scene.deny(teller).await.map_err(of("deny"))?;
     scene.rewrite(teller).await.map_err(of("rewrite"))?;
     scene.cut_by_kill(teller).await.map_err(of("cut by kill"))?;
-    scene.cut_by_policy(teller).await.map_err(of("cut by policy"))
+    scene.cut_by_policy(teller).await.map_err(of("cut by policy"))?;
+    scene.cut_in_words(teller).await.map_err(of("cut in words"))
 }
 
 fn introduce<W: Write>(scene: &Scene, teller: &mut Teller<W>) -> Result<(), Wrong> {

@@ -39,6 +39,7 @@ pub struct Selector {
     /// One open exchange. It is cut; nothing stays behind that could match another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange: Option<uuid::Uuid>,
+    /// A name of `upstreams`, or beside an agent one of `destinations` or a host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
     /// SHA-256 of the peer's certificate, in lower-case hex.
@@ -73,7 +74,9 @@ impl Selector {
             && holds(self.certificate.as_deref(), &caller.certificate)
             && holds(self.address.as_ref(), &caller.address)
             && self.exchange.is_none_or(|wanted| !connection && ExchangeId(wanted) == exchange.id)
-            && self.upstream.as_deref().is_none_or(|wanted| !connection && exchange.upstream().as_deref() == Some(wanted))
+            && self.upstream.as_deref().is_none_or(|wanted| {
+                !connection && [exchange.upstream(), exchange.host()].iter().flatten().any(|found| **found == *wanted)
+            })
     }
 
     fn drawer(&self) -> Option<(Drawer, String)> {
@@ -174,13 +177,14 @@ impl Standing {
             return None;
         }
         let caller = &exchange.caller;
-        let (address, upstream) = (caller.address.to_string(), exchange.upstream());
+        let (address, upstream, host) = (caller.address.to_string(), exchange.upstream(), exchange.host());
         let values = [
             (Drawer::Session, Some(caller.session.as_str())),
             (Drawer::Certificate, Some(caller.certificate.as_str())),
             (Drawer::SpiffeId, Some(caller.spiffe_id.as_str())),
             (Drawer::Address, Some(address.as_str())),
             (Drawer::Upstream, upstream.as_deref()),
+            (Drawer::Upstream, host.as_deref()),
             (Drawer::TrustDomain, Some(caller.trust_domain.as_str())),
         ];
         let files = lock(&self.files);

@@ -3,7 +3,8 @@
 //! In: its socket. Out: [`News`]: an answer, a denial, or that it cannot be reached, each as it happens. What must stay true: there is
 //! always another try, and no try comes at once after a failed one. Not the `spiffe` crate's `X509Source`: that one waits for an agent
 //! before it exists, forgets when and why the stream broke, and keeps a former SVID where an answer is not to its liking; all three
-//! are ours to decide, and to tell in `status`. An agent on a socket that answers again is noticed within a second.
+//! are ours to decide, and to tell in `status`. An agent on a socket that answers again is noticed within a second; so is one that
+//! takes back what it gave, after it was asked again.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -18,6 +19,11 @@ use tokio::sync::mpsc;
 
 /// For a connection and the first answer on it, which comes at once (SPIFFE_Workload_API.md 5.2.1). Later ones come when they come.
 const FIRST_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often, and after what, an agent that denies what it gave is asked again before that is believed. SPIRE denies for a moment while
+/// it replaces the SVIDs of an authority that was tainted, and each gate would cut everything at once.
+const DOUBTED: u8 = 3;
+const DOUBT: Duration = Duration::from_millis(300);
 
 /// What is heard of an agent.
 #[derive(Debug)]
@@ -34,13 +40,17 @@ pub enum News {
 
 /// Listens until nobody wants to hear any more.
 pub async fn follow(socket: PathBuf, news: mpsc::Sender<News>) {
-    let mut pause = Pause::default();
+    let mut course = Course::default();
     loop {
-        let end = match listen(&socket, &news, &mut pause).await {
+        let end = match listen(&socket, &news, &mut course).await {
             Ok(()) => News::Gone("it ended the stream".to_owned()),
             Err(error) => classified(&error),
         };
-        let wait = pause.after(&end);
+        let Some(end) = course.doubt.weigh(end) else {
+            tokio::time::sleep(DOUBT).await;
+            continue;
+        };
+        let wait = course.pause.after(&end);
         if news.send(end).await.is_err() {
             return;
         }
@@ -49,17 +59,18 @@ pub async fn follow(socket: PathBuf, news: mpsc::Sender<News>) {
 }
 
 /// One connection, to its end.
-async fn listen(socket: &Path, news: &mpsc::Sender<News>, pause: &mut Pause) -> Result<(), WorkloadApiError> {
+async fn listen(socket: &Path, news: &mpsc::Sender<News>, course: &mut Course) -> Result<(), WorkloadApiError> {
     let first = async {
         let client = WorkloadApiClient::connect(Endpoint::Unix(socket.to_owned())).await?;
         let mut answers = client.stream_x509_contexts().await?;
         Ok((next(&mut answers).await, answers))
     };
     let late = || WorkloadApiError::EmptyResponse;
-    let (mut answer, mut answers) = tokio::time::timeout(FIRST_WITHIN, first).await.unwrap_or_else(|_| Err(late()))?;
+    let (mut answer, mut answers) =
+        tokio::time::timeout(course.doubt.first_within(), first).await.unwrap_or_else(|_| Err(late()))?;
     while let Some(given) = answer {
         let given = News::Answer(Box::new(given?));
-        pause.reset();
+        course.answered();
         if news.send(given).await.is_err() {
             break;
         }
@@ -98,6 +109,49 @@ fn told(error: &dyn Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// What the tries so far have come to.
+#[derive(Debug, Default)]
+struct Course {
+    pause: Pause,
+    doubt: Doubt,
+}
+
+impl Course {
+    fn answered(&mut self) {
+        self.pause.reset();
+        self.doubt = Doubt { held: true, denial: None };
+    }
+}
+
+/// A denial is believed when the agent, asked again, gives nothing.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// There is something that could be taken back.
+    held: bool,
+    /// The denial in doubt, and how often the agent was asked about it.
+    denial: Option<(String, u8)>,
+}
+
+impl Doubt {
+    /// What is to be told, or nothing yet. Once it has denied, an agent that leaves has not given anything either.
+    fn weigh(&mut self, end: News) -> Option<News> {
+        match (self.denial.take(), end) {
+            (None, News::Denied(why)) if self.held => self.denial = Some((why, 0)),
+            (Some((why, asked)), _) if asked + 1 < DOUBTED => self.denial = Some((why, asked + 1)),
+            (Some((why, _)), _) => {
+                self.held = false;
+                return Some(News::Denied(why));
+            }
+            (None, end) => return Some(end),
+        }
+        None
+    }
+
+    const fn first_within(&self) -> Duration {
+        if self.denial.is_some() { DOUBT } else { FIRST_WITHIN }
+    }
 }
 
 /// How long to wait before the next try; longer each time, from and to what the failure deserves.

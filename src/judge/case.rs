@@ -4,6 +4,7 @@
 //! never changes is made into values once ([`ConnectionFacts`]) and shared by its exchanges.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use http::HeaderMap;
 use regorus::Value;
 
 use super::Networks;
+use crate::action::Action;
+use crate::anomaly::Reading;
 use crate::decision::Phase;
 use crate::session::View;
 use crate::spiffe::SpiffeId;
@@ -26,9 +29,12 @@ pub struct Case<'a> {
     pub resource: ResourceFacts<'a>,
     pub route: RouteFacts<'a>,
     pub connection: &'a ConnectionFacts,
+    /// Beside an agent only.
+    pub destination: Option<DestinationFacts<'a>>,
     pub workload: Option<WorkloadFacts<'a>>,
     pub session_id: &'a str,
     pub session: &'a View,
+    pub anomaly: Suspicion<'a>,
     pub progress: Progress,
     /// Since the Unix epoch.
     pub now: Duration,
@@ -54,6 +60,7 @@ pub struct RequestFacts<'a> {
     pub size: Option<u64>,
     pub protocol: &'a str,
     pub rewritten: bool,
+    pub action: Action<'a>,
 }
 
 /// The body, where the policy reads it.
@@ -79,11 +86,41 @@ pub struct RouteFacts<'a> {
     pub upstream: &'a str,
 }
 
+/// Where a request of an agent goes.
+#[derive(Clone, Copy, Debug)]
+pub struct DestinationFacts<'a> {
+    pub host: &'a str,
+    pub port: u16,
+    /// All the name has; the connection goes to one of them.
+    pub addresses: &'a [SocketAddr],
+    /// One of them is not public.
+    pub private: bool,
+    /// What a tunnel's TLS asks for, once it has begun.
+    pub sni: Option<&'a str>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct WorkloadFacts<'a> {
     pub owner: &'a str,
     pub kind: &'a str,
     pub class: Option<&'a str>,
+}
+
+/// What anomaly rules say of the session: read only where a policy asks, because it costs a lock.
+#[derive(Clone, Copy)]
+pub struct Suspicion<'a>(pub &'a dyn Fn() -> Option<Reading>);
+
+impl Suspicion<'_> {
+    /// `None` where there are no rules.
+    pub fn read(&self) -> Option<Reading> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Suspicion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
 }
 
 /// How far an exchange has come.
@@ -122,6 +159,7 @@ impl ConnectionFacts {
         (remote, local): (SocketAddr, SocketAddr),
         server_name: Option<&str>,
         our_id: &str,
+        proof: &str,
         lists: &Networks,
     ) -> Self {
         let address = remote.ip().to_canonical();
@@ -140,20 +178,14 @@ impl ConnectionFacts {
             ("lifetime_seconds", Value::from(certificate.lifetime_seconds)),
         ]);
         let principal = Value::from(peer.to_string());
-        let envoy = |address: SocketAddr, principal: Value| {
-            let socket = object([
-                ("address", Value::from(address.ip().to_canonical().to_string())),
-                ("portValue", Value::from(u64::from(address.port()))),
-            ]);
-            object([("address", object([("socketAddress", socket)])), ("principal", principal)])
-        };
+        let envoy = |address: SocketAddr, principal: Value| object([("address", envoy_address(address)), ("principal", principal)]);
         Self {
             connection: object(connection),
             peer: object([
                 ("spiffe_id", principal.clone()),
                 ("trust_domain", Value::from(peer.trust_domain_name())),
                 ("segments", Value::from(segments)),
-                ("proof", Value::from("mtls")),
+                ("proof", Value::from(proof)),
                 ("certificate", certificate),
             ]),
             envoy_source: envoy(remote, principal.clone()),
@@ -162,6 +194,15 @@ impl ConnectionFacts {
             server_name: server_name.map(|name| object([("sni", Value::from(name))])),
         }
     }
+}
+
+/// A socket address as Envoy writes it.
+pub(super) fn envoy_address(address: SocketAddr) -> Value {
+    let socket = object([
+        ("address", Value::from(address.ip().to_canonical().to_string())),
+        ("portValue", Value::from(u64::from(address.port()))),
+    ]);
+    object([("socketAddress", socket)])
 }
 
 /// An object value of named parts.

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use http::header::HeaderMap;
 use regorus::Value;
 
-use super::case::{Case, object};
-use crate::action::Action;
+use super::case::{Case, envoy_address, object};
+use crate::anomaly::Reading;
 use crate::policy::Footprint;
 
 /// What must be at hand before a fact can be told.
@@ -49,7 +49,7 @@ macro_rules! facts {
 /// Every fact, in the order of the contract.
 pub const FACTS: &[Fact] = facts! {
     "attributes"."source", Connection, Frozen, |c| Some(c.connection.envoy_source.clone());
-    "attributes"."destination", Connection, Frozen, |c| Some(c.connection.envoy_destination.clone());
+    "attributes"."destination", Head, Frozen, |c| Some(envoy_destination(c));
     "attributes"."tlsSession", Connection, Frozen, |c| c.connection.server_name.clone();
     "attributes"."request"."time", Head, Frozen, |c| Some(object([
         ("seconds", Value::from(c.began.as_secs())), ("nanos", Value::from(c.began.subsec_nanos()))]));
@@ -57,7 +57,7 @@ pub const FACTS: &[Fact] = facts! {
     "attributes"."request"."http"."method", Head, Frozen, |c| text(c.request.method);
     "attributes"."request"."http"."path", Head, Frozen, |c| Some(Value::from(path_and_query(c)));
     "attributes"."request"."http"."host", Head, Frozen, |c| Some(Value::from(authority(c)));
-    "attributes"."request"."http"."scheme", Head, Frozen, |c| text(c.request.scheme);
+    "attributes"."request"."http"."scheme", Head, Frozen, |c| scheme(c);
     "attributes"."request"."http"."protocol", Head, Frozen, |c| text(c.request.protocol);
     "attributes"."request"."http"."size", Head, Frozen, |c| c.request.size.map(Value::from);
     "attributes"."request"."http"."headers", Head, Frozen, |c| Some(envoy_headers(c));
@@ -73,7 +73,7 @@ pub const FACTS: &[Fact] = facts! {
     "phase", Now, Live, |c| text(c.phase.code());
     "environment", Head, Frozen, |c| text(c.environment);
     "request"."method", Head, Frozen, |c| text(c.request.method);
-    "request"."scheme", Head, Frozen, |c| text(c.request.scheme);
+    "request"."scheme", Head, Frozen, |c| scheme(c);
     "request"."host", Head, Frozen, |c| text(c.request.host);
     "request"."port", Head, Frozen, |c| Some(Value::from(u64::from(c.request.port)));
     "request"."path", Head, Frozen, |c| text(c.request.path);
@@ -84,8 +84,8 @@ pub const FACTS: &[Fact] = facts! {
     "request"."size", Head, Frozen, |c| c.request.size.map(Value::from);
     "request"."protocol", Head, Frozen, |c| text(c.request.protocol);
     "request"."rewritten", Head, Frozen, |c| Some(Value::from(c.request.rewritten));
-    "action"."protocol", Head, Frozen, |c| text(Action::http(c.request.method).protocol);
-    "action"."name", Head, Frozen, |c| text(Action::http(c.request.method).name);
+    "action"."protocol", Head, Frozen, |c| text(c.request.action.protocol);
+    "action"."name", Head, Frozen, |c| text(c.request.action.name);
     "resource"."type", Head, Frozen, |c| text(c.resource.r#type);
     "resource"."sensitivity", Head, Frozen, |c| text(c.resource.sensitivity);
     "resource"."effect", Head, Frozen, |c| text(c.resource.effect);
@@ -93,6 +93,13 @@ pub const FACTS: &[Fact] = facts! {
     "route"."listener", Head, Frozen, |c| text(c.route.listener);
     "route"."name", Head, Frozen, |c| text(c.route.name);
     "route"."upstream", Head, Frozen, |c| text(c.route.upstream);
+    "destination"."host", Head, Frozen, |c| text(c.destination?.host);
+    "destination"."port", Head, Frozen, |c| Some(Value::from(u64::from(c.destination?.port)));
+    "destination"."addresses", Head, Frozen, |c| Some(Value::from(
+        c.destination?.addresses.iter().map(|address| Value::from(address.ip().to_string())).collect::<Vec<_>>()));
+    "destination"."private", Head, Frozen, |c| Some(Value::from(c.destination?.private));
+    // Known once the tunnel has begun, and then the policy that reads it is asked again.
+    "destination"."sni", Now, Live, |c| text(c.destination?.sni?);
     "connection", Connection, Frozen, |c| Some(c.connection.connection.clone());
     "peer", Connection, Frozen, |c| Some(c.connection.peer.clone());
     "workload"."owner", Connection, Frozen, |c| text(c.workload?.owner);
@@ -106,6 +113,7 @@ pub const FACTS: &[Fact] = facts! {
     "exchange"."age_seconds", Now, Live, |c| Some(Value::from(c.progress.age.as_secs()));
     "exchange"."bytes_in", Now, Live, |c| Some(Value::from(c.progress.bytes_in));
     "exchange"."bytes_out", Now, Live, |c| Some(Value::from(c.progress.bytes_out));
+    "anomaly", Now, Live, |c| Some(anomaly(&c.anomaly.read()?));
     "time"."seconds", Now, Live, |c| Some(Value::from(c.now.as_secs()));
     "time"."windows", Now, Live, |c| Some(object(c.windows.iter().map(|(name, open)| (name.as_str(), Value::from(*open)))));
 };
@@ -116,6 +124,10 @@ pub struct Plan {
     root: Vec<Node>,
     pub needs_body: bool,
     pub reads_recent: bool,
+    /// It reads the TLS server name a tunnel begins with.
+    pub reads_server_name: bool,
+    /// It reads what the anomaly rules say.
+    pub reads_anomaly: bool,
     /// Some fact it reads changes while an exchange is open.
     pub reads_live: bool,
 }
@@ -132,7 +144,9 @@ impl Plan {
         let wanted: Vec<&'static Fact> = FACTS.iter().filter(|fact| footprint.reads(fact.path)).collect();
         Self {
             needs_body: wanted.iter().any(|fact| fact.needs == Needs::Body),
+            reads_server_name: wanted.iter().any(|fact| fact.path == ["destination", "sni"]),
             reads_recent: wanted.iter().any(|fact| fact.path == ["session", "recent"]),
+            reads_anomaly: wanted.iter().any(|fact| fact.path == ["anomaly"]),
             reads_live: wanted.iter().any(|fact| fact.half == Half::Live),
             root: nodes(&wanted, 0),
         }
@@ -213,6 +227,10 @@ fn envoy_headers(case: &Case<'_>) -> Value {
         (":path", path_and_query(case)),
         (":scheme", case.request.scheme.to_owned()),
     ] {
+        // RFC 9113 section 8.5.
+        if is_tunnel(case) && matches!(name, ":path" | ":scheme") {
+            continue;
+        }
         joined.insert(Value::from(name), Value::from(value));
     }
     Value::from(joined)
@@ -226,6 +244,23 @@ fn envoy_segments(case: &Case<'_>) -> Value {
     strings(case.request.segments.iter())
 }
 
+/// A tunnel has no path, and no scheme either.
+fn is_tunnel(case: &Case<'_>) -> bool {
+    case.request.path.is_empty()
+}
+
+fn scheme(case: &Case<'_>) -> Option<Value> {
+    if is_tunnel(case) { None } else { text(case.request.scheme) }
+}
+
+/// Beside an agent it is where the request goes, as Envoy tells of traffic it took from an agent, and not our own socket.
+fn envoy_destination(case: &Case<'_>) -> Value {
+    match case.destination.and_then(|destination| destination.addresses.first()) {
+        None => case.connection.envoy_destination.clone(),
+        Some(first) => object([("address", envoy_address(*first))]),
+    }
+}
+
 fn path_and_query(case: &Case<'_>) -> String {
     match case.request.raw_query {
         Some(query) => format!("{}?{query}", case.request.path),
@@ -234,8 +269,19 @@ fn path_and_query(case: &Case<'_>) -> String {
 }
 
 fn authority(case: &Case<'_>) -> String {
+    if is_tunnel(case) {
+        return format!("{}:{}", case.request.host, case.request.port);
+    }
     let default = if case.request.scheme == "https" { 443 } else { 80 };
     if case.request.port == default { case.request.host.to_owned() } else { format!("{}:{}", case.request.host, case.request.port) }
+}
+
+fn anomaly(reading: &Reading) -> Value {
+    object([
+        ("score", Value::from(reading.score)),
+        ("rules", strings(reading.rules.iter())),
+        ("learning", Value::from(reading.learning)),
+    ])
 }
 
 fn recent(case: &Case<'_>) -> Value {

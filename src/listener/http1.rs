@@ -5,14 +5,14 @@
 
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -20,8 +20,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_rustls::server::TlsStream;
 
+use super::channel::Channel;
 use super::line::{Close, Line};
 use super::{Entrance, LAST_WORDS_WITHIN};
 use crate::audit::{Line as RecordLine, Record, readable_target};
@@ -30,10 +30,10 @@ use crate::proxy::download::Reply;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::flow::FlowError;
 use crate::proxy::open::Open;
+use crate::proxy::tunnel::Tunnel;
 use crate::proxy::worker::Worker;
 use crate::proxy::{record, respond, serve};
-use crate::socket::Socket;
-use crate::wire::{self, Monitor, Rejection, Wire};
+use crate::wire::{Monitor, Rejection, Wire};
 
 /// hyper never reads with a smaller buffer.
 const SMALLEST_BUFFER: usize = 8192;
@@ -53,10 +53,10 @@ pub(super) async fn carry(
     entrance: Arc<Entrance>,
     downstream: Rc<Downstream>,
     line: Rc<Line>,
-    tls: TlsStream<Socket>,
+    channel: Channel,
 ) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http1(tls, wire_limits(limits));
+    let (wire, monitor) = Wire::http1(channel, entrance.wire_limits());
     line.watch(monitor.clone());
     let service = service_fn({
         let (worker, downstream, line, monitor) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line), monitor.clone());
@@ -99,17 +99,28 @@ pub(super) async fn carry(
         monitor.poll_rejected(cx).map(End::Rejected)
     })
     .await;
-    match end {
-        End::Rejected(rejection) => {
+    match (end, line.take_tunnel()) {
+        (End::Done, Some((tunnel, _tail))) => {
+            let parts = connection.into_parts();
+            let (tls, held) = parts.io.into_inner().into_upgraded();
+            // `wire` lets hyper have nothing behind the head that asked for it.
+            carry_tunnel(&line, tunnel, tls, [parts.read_buf, held].concat().into()).await;
+        }
+        (End::Rejected(rejection), _) => {
             let wire = connection.into_parts().io.into_inner();
             reject(&worker, &entrance, &downstream, wire, rejection).await;
         }
         // Answered before the request's body had come; what was cut goes down at once.
-        End::Done if monitor.in_body() && !line.is_shut() && line.order() != Close::Now => {
+        (End::Done, _) if (monitor.in_body() || line.left_http()) && !line.is_shut() && line.order() != Close::Now => {
             let mut tls = connection.into_parts().io.into_inner().into_inner();
-            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, throw_away(&mut tls)).await;
+            let say = async {
+                // hyper leaves it to others where the request asked to leave HTTP, whatever the answer was.
+                tls.shutdown().await?;
+                throw_away(&mut tls).await
+            };
+            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, say).await;
         }
-        End::Done | End::Cut => {
+        (End::Done | End::Cut, _) => {
             drop(connection);
             // A head behind an exchange that took the connection with it was refused all the same.
             if let Some(rejection) = monitor.take_rejection() {
@@ -120,8 +131,17 @@ pub(super) async fn carry(
     }
 }
 
-pub(super) fn wire_limits(limits: &super::Limits) -> wire::Limits {
-    wire::Limits { header_bytes: limits.header_bytes.bytes(), headers: limits.headers, ..wire::Limits::default() }
+/// Carries what follows on a connection that has left HTTP; cut and orders come first as before.
+async fn carry_tunnel(line: &Line, tunnel: Tunnel, tls: Channel, early: Bytes) {
+    let flow = Rc::clone(tunnel.flow());
+    let mut carried = pin!(tunnel.carry(tls, early));
+    poll_fn(|cx| {
+        if line.poll_order(cx) == Close::Now || flow.poll_hard_cut(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        carried.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// hyper's call for one request. The exchange is opened here, not in the future this returns, which nobody may have polled when a
@@ -133,7 +153,10 @@ fn answer(
     monitor: &Monitor,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
-    let close = line.order() == Close::AfterOne;
+    // Whatever follows a request to leave HTTP is no request: `wire` lets none through, so the connection ends with a refusal.
+    let leaves = request.headers().contains_key(UPGRADE) || request.method() == http::Method::CONNECT;
+    line.set_left_http(leaves);
+    let close = leaves || line.order() == Close::AfterOne;
     let tail = TailGuard::opened(monitor.clone());
     let ready = health(worker, downstream, &request);
     let open = ready.is_none().then(|| {
@@ -141,11 +164,16 @@ fn answer(
         line.carry(Rc::clone(&open.flow));
         open
     });
+    let line = Rc::clone(line);
     async move {
         let mut response = match (open, ready) {
             (Some(open), _) => serve(open).await,
             (None, ready) => respond::health(ready.unwrap_or(false)),
         };
+        if let Some(tunnel) = response.body_mut().take_tunnel() {
+            line.open(tunnel, tail);
+            return Ok(Tail::without_guard(response));
+        }
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -156,15 +184,25 @@ fn answer(
 /// Whether a load balancer asks for health here, and the answer. Not an exchange: nothing is forwarded, judged or recorded.
 pub(super) fn health<B>(worker: &Worker, downstream: &Downstream, request: &Request<B>) -> Option<bool> {
     let settings = worker.settings();
-    let path = settings.listener(downstream.listener)?.health.as_deref()?;
-    (request.uri().path() == path && matches!(*request.method(), http::Method::GET | http::Method::HEAD))
+    let listener = settings.listener(downstream.listener)?;
+    let path = listener.health.as_deref()?;
+    // Beside an agent a path of somebody else's must not be taken for ours.
+    let ours = !listener.is_outbound() || request.uri().authority().is_none();
+    (ours && request.uri().path() == path && matches!(*request.method(), http::Method::GET | http::Method::HEAD))
         .then(|| worker.services.ready.load(std::sync::atomic::Ordering::Relaxed))
 }
 
 /// A response body that tells the wire when it is over.
 pub(super) struct Tail {
     reply: Reply,
-    _guard: TailGuard,
+    _guard: Option<TailGuard>,
+}
+
+impl Tail {
+    /// The body of an answer that something else outlives, which holds the guard.
+    pub(super) fn without_guard(response: Response<Reply>) -> Response<Self> {
+        response.map(|reply| Self { reply, _guard: None })
+    }
 }
 
 /// Counts an exchange with the wire from here until it is dropped.
@@ -177,7 +215,7 @@ impl TailGuard {
     }
 
     pub(super) fn guard(self, response: Response<Reply>) -> Response<Tail> {
-        response.map(|reply| Tail { reply, _guard: self })
+        response.map(|reply| Tail { reply, _guard: Some(self) })
     }
 }
 
@@ -209,13 +247,7 @@ pub(super) fn head_timeout(monitor: &Monitor) -> Rejection {
 }
 
 /// Answers and records a head that hyper never saw.
-async fn reject(
-    worker: &Worker,
-    entrance: &Entrance,
-    downstream: &Downstream,
-    wire: Wire<TlsStream<Socket>>,
-    rejection: Rejection,
-) {
+async fn reject(worker: &Worker, entrance: &Entrance, downstream: &Downstream, wire: Wire<Channel>, rejection: Rejection) {
     let id = uuid::Uuid::new_v4().to_string();
     record_rejection(worker, entrance, downstream, &id, &rejection, Protocol::Http1).await;
     let mut tls = wire.into_inner();
@@ -231,7 +263,7 @@ async fn reject(
 
 /// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer
 /// (RFC 9112 section 9.6).
-async fn throw_away(tls: &mut TlsStream<Socket>) -> std::io::Result<()> {
+async fn throw_away(tls: &mut Channel) -> std::io::Result<()> {
     let mut thrown = [0; 4096];
     let mut left: usize = 256 * 1024;
     while left > 0 {

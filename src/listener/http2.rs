@@ -4,33 +4,30 @@
 //! stream's future to our executor, which takes the flow and polls `cut, then stream`. A hard cut empties the request body's slot
 //! and drops the stream; only when both are gone does h2 discard what it queued and send RST_STREAM(CANCEL), while siblings flow.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
-use tokio_rustls::server::TlsStream;
 
 use super::Entrance;
-use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection, wire_limits};
+use super::channel::Channel;
+use super::http1::{Tail, TailGuard, head_timeout, health, record_rejection};
 use super::line::{Close, Line};
+use super::stream::{Stream, Streams};
 use crate::decision::{Protocol, Refusal};
 use crate::proxy::downstream::Downstream;
-use crate::proxy::flow::Flow;
 use crate::proxy::open::Open;
 use crate::proxy::worker::Worker;
 use crate::proxy::{respond, serve};
-use crate::socket::Socket;
 use crate::wire::{Rejection, Wire};
 
 /// What h2 may queue for a stream that its client does not read: as much may still leave after a kill whose worker is busy.
@@ -50,20 +47,21 @@ pub(super) async fn carry(
     entrance: Arc<Entrance>,
     downstream: Rc<Downstream>,
     line: Rc<Line>,
-    tls: TlsStream<Socket>,
+    channel: Channel,
 ) {
     let limits = &entrance.limits;
-    let (wire, monitor) = Wire::http2(tls, wire_limits(limits));
+    let (wire, monitor) = Wire::http2(channel, entrance.wire_limits());
     line.watch(monitor.clone());
-    let handed = Handed::default();
+    let streams = Streams::default();
     let service = service_fn({
         let (worker, downstream, line) = (Rc::clone(&worker), Rc::clone(&downstream), Rc::clone(&line));
-        let (handed, monitor) = (handed.clone(), monitor.clone());
-        move |request| answer(&worker, &downstream, &line, &handed, TailGuard::opened(monitor.clone()), request)
+        let (streams, monitor) = (streams.clone(), monitor.clone());
+        move |request| answer(&worker, &downstream, &line, &streams, TailGuard::opened(monitor.clone()), request)
     });
-    let connection = http2::Builder::new(Streams { handed })
+    let connection = http2::Builder::new(streams)
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        .enable_connect_protocol()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -119,54 +117,28 @@ fn answer(
     worker: &Rc<Worker>,
     downstream: &Rc<Downstream>,
     line: &Rc<Line>,
-    handed: &Handed,
+    streams: &Streams,
     tail: TailGuard,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Tail>, Infallible>> + 'static + use<> {
     let ready = health(worker, downstream, &request);
+    let client = hyper::upgrade::on(&mut request);
     let open = ready.is_none().then(|| Open::new(Rc::clone(worker), Rc::clone(downstream), request));
-    handed.0.replace(open.as_ref().map(|open| Rc::clone(&open.flow)));
+    let stream = open.as_ref().map(|open| Stream::new(Rc::clone(&open.flow)));
+    streams.expect(stream.clone());
     let last = (line.order() == Close::AfterOne).then(|| Rc::clone(line));
     async move {
-        let response = match (open, ready) {
+        let mut response = match (open, ready) {
             (Some(open), _) => serve(open).await,
             (None, ready) => respond::health(ready.unwrap_or(false)),
         };
         if let Some(line) = last {
             line.close(Close::Gracefully);
         }
+        if let Some((stream, tunnel)) = stream.zip(response.body_mut().take_tunnel()) {
+            stream.open(tunnel, client, tail);
+            return Ok(Tail::without_guard(response));
+        }
         Ok(tail.guard(response))
-    }
-}
-
-/// The flow of the stream whose future comes next.
-#[derive(Clone, Default)]
-struct Handed(Rc<RefCell<Option<Rc<Flow>>>>);
-
-/// Spawns the streams of one connection.
-#[derive(Clone)]
-struct Streams {
-    handed: Handed,
-}
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let Some(flow) = self.handed.0.borrow_mut().take() else {
-            tokio::task::spawn_local(stream);
-            return;
-        };
-        tokio::task::spawn_local(async move {
-            let mut stream: Pin<Box<F>> = Box::pin(stream);
-            poll_fn(|cx| {
-                if flow.poll_hard_cut(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                stream.as_mut().poll(cx)
-            })
-            .await;
-            if flow.exchange.cut.cause().is_some() || flow.is_stalled() {
-                flow.empty();
-            }
-        });
     }
 }

@@ -9,10 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::UnixTime;
+
+use super::http1::TailGuard;
 use super::{LAST_WORDS_WITHIN, Limits, unix_now};
 use crate::exchange::{Registered, Side};
-use crate::proxy::downstream::Downstream;
+use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::flow::Flow;
+use crate::proxy::tunnel::Tunnel;
 use crate::tls::{self, Holder, ListenerRules};
 use crate::wire::Monitor;
 
@@ -36,6 +40,10 @@ pub(super) struct Line {
     task: RefCell<Option<Waker>>,
     /// The exchange an HTTP/1.1 connection carries, or carried last.
     current: RefCell<Option<Rc<Flow>>>,
+    /// What an HTTP/1.1 connection carries once hyper is done with it.
+    tunnel: RefCell<Option<(Tunnel, TailGuard)>>,
+    /// Its last request asked to leave HTTP.
+    left_http: Cell<bool>,
     monitor: RefCell<Option<Monitor>>,
     holder: Arc<Holder>,
     rules: ListenerRules,
@@ -57,6 +65,8 @@ impl Line {
             ordered: Cell::new(None),
             task: RefCell::new(None),
             current: RefCell::new(None),
+            tunnel: RefCell::new(None),
+            left_http: Cell::new(false),
             monitor: RefCell::new(None),
             holder,
             rules,
@@ -76,6 +86,24 @@ impl Line {
     /// The exchange whose bytes the connection carries from now on.
     pub(super) fn carry(&self, flow: Rc<Flow>) {
         self.current.replace(Some(flow));
+    }
+
+    /// Lets a tunnel follow the answer.
+    pub(super) fn open(&self, tunnel: Tunnel, tail: TailGuard) {
+        self.tunnel.replace(Some((tunnel, tail)));
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<(Tunnel, TailGuard)> {
+        self.tunnel.take()
+    }
+
+    pub(super) fn set_left_http(&self, left: bool) {
+        self.left_http.set(left);
+    }
+
+    /// Whether bytes may lie on the connection that nobody will ever read as HTTP.
+    pub(super) fn left_http(&self) -> bool {
+        self.left_http.get()
     }
 
     pub(super) fn current(&self) -> Option<Rc<Flow>> {
@@ -135,7 +163,8 @@ impl Line {
         self.known.borrow().as_ref().is_some_and(|known| known.downstream.open.get() == 0)
     }
 
-    fn look(&self, now: Instant, limits: &Limits) {
+    /// True when the peer would not be let in any more.
+    fn look(&self, now: Instant, limits: &Limits) -> bool {
         let overdue = self.order.get() >= Close::Gracefully
             && self.ordered.get().is_some_and(|at| now.duration_since(at) > LAST_WORDS_WITHIN);
         if overdue && (self.is_killed() || self.identity_ended() || self.is_empty()) {
@@ -157,16 +186,21 @@ impl Line {
                 self.close(Close::Gracefully);
             }
         }
-        if self.identity_ended() {
+        let ended = self.identity_ended();
+        if ended {
             self.close(Close::Gracefully);
         }
+        ended
     }
 
     /// True when the peer would not be let in any more.
     fn identity_ended(&self) -> bool {
         let known = self.known.borrow();
-        let Some(Known { proven: Some(peer), .. }) = &*known else { return false };
+        let Some(Known { proven: Some(peer), downstream, .. }) = &*known else { return false };
         let now = unix_now();
+        if let Some(own) = downstream.peer.as_ref().filter(|peer| peer.own) {
+            return self.own_identity_ended(own, now);
+        }
         if now.as_secs() >= peer.not_after {
             return true;
         }
@@ -180,7 +214,22 @@ impl Line {
         }
         !admitted
     }
+
+    /// Who stands behind our own identity stands as long as we have it: one that was renewed is the same, one that was taken back is
+    /// nobody's.
+    fn own_identity_ended(&self, own: &downstream::Peer, now: UnixTime) -> bool {
+        let identity = self.holder.current();
+        if identity.revision() != self.admitted_by.get() {
+            let Some(renewed) = identity.as_peer(now).filter(|peer| peer.spiffe_id == own.spiffe_id) else { return true };
+            own.not_after.set(renewed.not_after);
+            self.admitted_by.set(identity.revision());
+        }
+        now.as_secs() >= own.not_after.get()
+    }
 }
+
+/// How many connections are looked at between two looks at what else waits.
+const SLICE: usize = 512;
 
 /// The connections of one worker.
 #[derive(Default)]
@@ -224,11 +273,19 @@ impl Lines {
         self.len() == 0
     }
 
-    /// Looks at every connection: heads and idling that take too long, certificates that ended, roots that went.
-    pub fn sweep(&self, now: Instant) {
-        for line in self.all() {
-            line.look(now, &self.limits);
+    /// Looks at every connection: heads and idling that take too long, certificates that ended, roots that went. In slices, since
+    /// requests wait meanwhile. Returns the connections whose peer would not be let in any more.
+    pub async fn sweep(&self, now: Instant) -> Vec<Rc<Downstream>> {
+        let mut ended = Vec::new();
+        for (place, line) in self.all().enumerate() {
+            if place % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+            if line.look(now, &self.limits) {
+                ended.extend(line.known.borrow().as_ref().map(|known| Rc::clone(&known.downstream)));
+            }
         }
+        ended
     }
 
     /// Lets every connection finish what is open on it, and no more; one whose handshake is still going on as well.
@@ -242,13 +299,14 @@ impl Lines {
     /// Connections whose peer would not be let in any more; their exchanges are to be cut.
     pub fn ended_identities(&self) -> Vec<Rc<Downstream>> {
         self.all()
-            .iter()
             .filter(|line| line.identity_ended())
             .filter_map(|line| line.known.borrow().as_ref().map(|known| Rc::clone(&known.downstream)))
             .collect()
     }
 
-    fn all(&self) -> Vec<Rc<Line>> {
-        self.lines.borrow().iter().filter_map(|(_, line)| line.upgrade()).collect()
+    /// What ends while this is walked is passed over: whoever walks slowly must not keep it.
+    fn all(&self) -> impl Iterator<Item = Rc<Line>> + use<> {
+        let all: Vec<Weak<Line>> = self.lines.borrow().iter().map(|(_, line)| Weak::clone(line)).collect();
+        all.into_iter().filter_map(|line| line.upgrade())
     }
 }

@@ -78,6 +78,22 @@ impl Metrics {
         }
     }
 
+    /// Has the series of anomaly rules there, at zero: name, action, and whether it only observes.
+    pub fn expect_anomalies<'r>(&self, rules: impl Iterator<Item = (&'r str, &'r str, bool)>) {
+        for (rule, action, observes) in rules {
+            // On a route that only observes every rule does.
+            self.anomaly_fired(rule, "observe");
+            if !observes {
+                self.anomaly_fired(rule, action);
+            }
+        }
+    }
+
+    /// Resolves what counts an anomaly rule that fired. Looked up when it fires, which is rare by its nature.
+    pub fn anomaly_fired(&self, rule: &str, action: &str) -> IntCounter {
+        self.families.anomaly_fired.with_label_values(&[rule, action])
+    }
+
     /// Resolves what the bundle `name` counts.
     pub fn bundle(&self, name: &str) -> BundleMetrics {
         BundleMetrics {

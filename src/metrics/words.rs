@@ -144,6 +144,8 @@ label_words! {
     /// How an upstream failed an exchange.
     UpstreamError {
         Connect = "connect",
+        /// Somebody else answered, or somebody who cannot prove to be who was expected.
+        Identity = "identity",
         /// No response head in time.
         Timeout = "timeout",
         /// The connection broke.

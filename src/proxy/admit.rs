@@ -6,6 +6,7 @@
 //! rule, before it may pass: whoever rewrites a path writes a new request.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,10 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 
-use super::edit;
+use super::edit::{self, identity::append_via};
 use super::flow::Upload;
 use super::normalise::Request;
 use super::open::{Kept, KeptBody, Open};
+use super::outbound;
 use super::question::{Body, Question, Under};
 use super::respond::Stop;
 use super::settings::Settings;
@@ -28,6 +30,8 @@ use crate::judge::body;
 use crate::judge::facts::Plan;
 use crate::policy::Footprint;
 use crate::session::View;
+use crate::units::Span;
+use crate::upstream::Upstream;
 use crate::verdict::{Edits, Verdict};
 
 /// How often a request is judged again because the generation moved under it.
@@ -45,6 +49,18 @@ pub(super) struct Admitted {
     pub(super) settings: Rc<Settings>,
     /// Its upstream's place in the settings.
     pub(super) upstream: usize,
+    /// The host it is asked for, where that is not the client's.
+    pub(super) host: Option<HeaderValue>,
+    /// Beside an agent: the addresses that were judged.
+    pub(super) addresses: Option<Arc<[SocketAddr]>>,
+}
+
+impl Admitted {
+    /// Beside an agent: its upstream at the addresses that were judged. Whoever forwards goes there; the entry's own stands nowhere.
+    pub(super) fn pinned(&self) -> Option<Upstream> {
+        let (addresses, target) = (self.addresses.as_ref()?, self.settings.upstreams.get(self.upstream)?);
+        Some(target.upstream.at(&self.request.host, self.request.port, addresses))
+    }
 }
 
 /// One try's answer.
@@ -54,6 +70,8 @@ enum Try {
     Again,
     /// It cannot be judged without its body, or not be rewritten.
     NeedsBody(Rc<Settings>),
+    /// It cannot be judged before it is known where it goes; how long that may take.
+    NeedsAddresses(Span),
 }
 
 /// Judges until the request is admitted or denied.
@@ -61,13 +79,14 @@ enum Try {
 /// # Errors
 /// Why it is not admitted.
 pub(super) async fn admit(open: &Rc<Open>, request: Rc<Request>, session: &View) -> Result<Admitted, Stop> {
-    let mut asked = Question { request, body: Body::Unread, rewritten: false };
+    let mut asked = Question { request, body: Body::Unread, rewritten: false, addresses: None };
     let mut tries = TRIES;
     while tries > 0 {
         match attempt(open, &asked, session)? {
             Try::Admitted(admitted) => return Ok(*admitted),
             Try::Again => tries -= 1,
             // It takes as long as the client likes. Whatever was in force before is asked for anew, and that is no lost try.
+            Try::NeedsAddresses(within) => asked.addresses = Some(outbound::addresses(open, &asked.request, within).await?),
             Try::NeedsBody(settings) => asked.body = read_body(open, &settings, &asked.request).await?,
         }
     }
@@ -83,6 +102,15 @@ fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Sto
     // A request that is killed already need not be judged, and its body need not be read.
     if open.worker.services.registry.standing().matching(open.exchange(), Instant::now()).is_some() {
         return Err(Stop::denied(Reason::Killed));
+    }
+    if let Some(rule) = &under.route.outbound {
+        if outbound::passes_too_many(&asked.request) {
+            return Err(Stop::Refused(Refusal::Loop));
+        }
+        let Some(addresses) = &asked.addresses else {
+            return Ok(Try::NeedsAddresses(Span(under.target.upstream.connect_timeout)));
+        };
+        rule.check(addresses, open.worker.services.own())?;
     }
     let needs_body = |under: Under<'_>| generation.plans.get(under.route.entry).is_some_and(|plan| plan.needs_body);
     let mut reads_body = needs_body(under);
@@ -128,9 +156,12 @@ fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Sto
 
 /// Finds the route, and lets kills by upstream know where this goes before the second look.
 fn route<'s>(open: &Open, settings: &'s Settings, request: &Request) -> Result<(usize, Under<'s>), Stop> {
-    let (place, route, target) =
-        settings.route(open.downstream.listener, &request.host, &request.path).ok_or(Stop::Refused(Refusal::NoRoute))?;
-    open.exchange().set_upstream(target.upstream.name.clone());
+    let (place, route, target) = settings.route(open.downstream.listener, request).ok_or(Stop::Refused(Refusal::NoRoute))?;
+    if route.outbound.is_some() {
+        open.exchange().set_destination(target.upstream.name.clone(), Arc::from(&*request.host));
+    } else {
+        open.exchange().set_upstream(target.upstream.name.clone());
+    }
     Ok((place, Under { settings, route, target }))
 }
 
@@ -264,16 +295,19 @@ fn forward(open: &Rc<Open>, settings: &Rc<Settings>, question: &Question, edits:
         response_headers.retain(|(name, _)| !added.iter().any(|(later, _)| later == name));
         response_headers.extend(added);
     }
+    let (_, under) = route(open, settings, &question.request)?;
     let peer = open.downstream.peer.as_ref().ok_or(Stop::Refused(Refusal::NoIdentity))?;
-    peer.headers.write(&mut request).map_err(|error| refused(&error))?;
+    // Who is calling is for our own upstreams; a stranger learns that there is a gate, as `Via` is owed to it, and no more.
+    let written = if under.route.outbound.is_some() { append_via(&mut request) } else { peer.headers.write(&mut request) };
+    written.map_err(|error| refused(&error))?;
     let upload = match &question.body {
         Body::Unread => Upload::Streamed(Rc::clone(&open.flow)),
         Body::Whole { bytes, .. } => Upload::Whole(Some(bytes.clone())),
     };
-    let (_, under) = route(open, settings, &question.request)?;
-    let upstream = under.route.upstream;
+    let (upstream, host) = (under.route.upstream, under.route.host.clone());
     open.story(|story| story.edits = names(edits, question.rewritten));
-    Ok(Admitted { request, upload, response_headers, settings: Rc::clone(settings), upstream })
+    let addresses = question.addresses.clone();
+    Ok(Admitted { request, upload, response_headers, settings: Rc::clone(settings), upstream, host, addresses })
 }
 
 /// The names of the edits made, for the record; their values may be secrets.
@@ -310,7 +344,14 @@ fn keep(open: &Open, settings: &Settings, question: Question, session: &View, re
         Body::Whole { .. } | Body::Unread => KeptBody::Unread,
     };
     let had_body = open.flow.uploading() || open.flow.bytes_in() > 0;
-    open.keep(Kept { request: question.request, rewritten: question.rewritten, had_body, body, session: session.clone() });
+    open.keep(Kept {
+        request: question.request,
+        rewritten: question.rewritten,
+        addresses: question.addresses,
+        had_body,
+        body,
+        session: session.clone(),
+    });
 }
 
 /// Reads the body whole, for a policy that reads it.

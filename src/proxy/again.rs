@@ -44,6 +44,14 @@ impl Open {
         again
     }
 
+    /// True when its policy reads what anomaly rules say of its session.
+    pub fn reads_anomaly(&self, plans: &[Plan]) -> bool {
+        let story = self.story.borrow();
+        let route = story.settings.as_deref().zip(story.route);
+        let route = route.and_then(|(settings, place)| settings.route_at(self.downstream.listener, place));
+        route.and_then(|route| plans.get(route.entry)).is_some_and(|plan| plan.reads_anomaly)
+    }
+
     /// Judges by a generation that is not in force, without effect.
     pub fn rehearse(&self, candidate: &mut Judge) -> Again {
         let generation = Arc::clone(&candidate.generation);
@@ -60,9 +68,16 @@ impl Open {
             return Again::NotYet;
         };
         let settings = self.worker.settings();
-        let Some((_, route, target)) = settings.route(self.downstream.listener, &request.host, &request.path) else {
+        let Some((_, route, target)) = settings.route(self.downstream.listener, &request) else {
             return Again::Ends(Cause::NoRoute, None);
         };
+        // What the configuration permits may have changed; where the exchange goes has not.
+        let addresses = self.kept(|kept| kept.addresses.clone()).flatten();
+        if let (Some(rule), Some(addresses)) = (&route.outbound, addresses)
+            && rule.check(&addresses, self.worker.services.own()).is_err()
+        {
+            return Again::Ends(Cause::NoRoute, None);
+        }
         let reads_body = plans.get(route.entry).is_some_and(|plan| plan.needs_body);
         let Some(question) = self.kept(|kept| kept.question(reads_body)).flatten() else {
             return observed(route.enforcement, Again::Ends(Cause::BodyGone, None));

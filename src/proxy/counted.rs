@@ -29,6 +29,9 @@ impl Open {
     /// Counts a request that went on: allowed, or only observed.
     pub(super) fn count_passed(&self) {
         let why = self.story.borrow().why;
+        if let Some(Why::Denied(reason)) = why {
+            self.suspect_denial(reason);
+        }
         self.with_listener(|listener, mode| match why {
             Some(Why::Denied(reason)) => listener.metrics.observed(Basis::Standing, reason),
             Some(Why::Refused(_)) | None => listener.metrics.allowed(mode, Basis::Standing),

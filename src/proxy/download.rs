@@ -10,16 +10,14 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::farewell::Farewell;
 use super::flow::{FlowError, Overdue, Upload};
 use super::open::Open;
+use super::tunnel::Tunnel;
 use crate::decision::Ending;
 use crate::metrics;
-use crate::upstream::Lease;
-
-/// The last event of a server-sent event stream that was cut, where the configuration wants one.
-const LAST_EVENT: &[u8] = b"event: portcullis\ndata: {\"code\":\"cut\"}\n\n";
+use crate::upstream::{Answer, Lease};
 
 /// A response body.
 #[derive(Debug)]
@@ -30,51 +28,31 @@ pub enum Reply {
         open: Option<Rc<Open>>,
     },
     Download(Box<Download>),
+    /// None: what follows is no HTTP any more. Its listener takes the tunnel out.
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 /// The upstream's body.
 #[derive(Debug)]
 pub struct Download {
-    open: Rc<Open>,
-    body: Incoming,
+    /// These two first: the last of `open` says that nothing of the exchange is left, and a stream of it must be gone by then.
     lease: Option<Lease<Upload>>,
-    /// A last event may be said: it is a stream of events, wanted by the configuration, and between two of them.
-    events: Option<EventBoundary>,
+    body: Answer,
+    open: Rc<Open>,
+    /// What may be said when it is cut; nothing where its protocol or the configuration knows no last word.
+    farewell: Option<Farewell>,
     over: bool,
 }
 
-/// Whether a stream of events stands between two events. A blank line ends one (HTML Living Standard, section 9.2.5).
-#[derive(Debug)]
-struct EventBoundary {
-    tail: [u8; 2],
-}
-
-impl EventBoundary {
-    fn see(&mut self, bytes: &[u8]) {
-        match bytes {
-            [.., before, last] => self.tail = [*before, *last],
-            [last] => self.tail = [self.tail[1], *last],
-            [] => {}
-        }
-    }
-
-    fn between_events(&self) -> bool {
-        self.tail == *b"\n\n"
-    }
-}
-
 impl Download {
-    pub fn new(open: Rc<Open>, body: Incoming, lease: Lease<Upload>, last_event: bool) -> Self {
-        // Before the first event is between events as well.
-        let events = last_event.then_some(EventBoundary { tail: *b"\n\n" });
-        let mut download = Self { open, body, lease: Some(lease), events, over: false };
+    pub(super) fn new(open: Rc<Open>, body: Answer, lease: Option<Lease<Upload>>, farewell: Option<Farewell>) -> Self {
+        let mut download = Self { open, body, lease, farewell, over: false };
         download.note_boundary();
         download
     }
 
     fn note_boundary(&mut self) {
-        let between = self.events.as_ref().is_some_and(EventBoundary::between_events);
-        self.open.flow.set_may_say_farewell(between);
+        self.open.flow.set_may_say_farewell(self.farewell.as_ref().is_some_and(Farewell::may_be_said));
     }
 
     fn complete(&mut self) {
@@ -97,24 +75,26 @@ impl Download {
         self.open.count_upstream_error(kind);
     }
 
-    fn last_words(&mut self) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
+    fn last_word(&mut self, word: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
         self.over = true;
         self.lease.take();
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(LAST_EVENT)))))
+        Poll::Ready(Some(Ok(word)))
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
         if let Some(cause) = self.open.exchange().cut.cause() {
             // Its task may not have seen the cut yet: whoever sees it first asks for the last word.
-            let farewell = self.events.is_some() && self.open.flow.begin_farewell();
-            return if farewell { self.last_words() } else { self.fail(Ending::Cut, FlowError::Cut(cause)) };
+            return match self.farewell.take().filter(|_| self.open.flow.begin_farewell()) {
+                Some(farewell) => self.last_word(farewell.frame()),
+                None => self.fail(Ending::Cut, FlowError::Cut(cause)),
+            };
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(bytes) = frame.data_ref() {
                     self.open.flow.count_out(bytes.len());
-                    if let Some(events) = &mut self.events {
-                        events.see(bytes);
+                    if let Some(farewell) = &mut self.farewell {
+                        farewell.see(bytes);
                         self.note_boundary();
                     }
                 }
@@ -125,6 +105,10 @@ impl Download {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
+                // An HTTP/2 stream whose request the client broke is reset by us, and its response ends with it.
+                if self.open.flow.client_failed() {
+                    return self.fail(Ending::ClientError, FlowError::Upstream(error));
+                }
                 self.count_upstream_error(metrics::UpstreamError::Reset);
                 self.fail(Ending::UpstreamReset, FlowError::Upstream(error))
             }
@@ -139,6 +123,16 @@ impl Download {
                 }
                 Poll::Pending => Poll::Pending,
             },
+        }
+    }
+}
+
+impl Reply {
+    /// The tunnel that follows this answer, where one does.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.take().map(|tunnel| *tunnel),
+            Self::Own { .. } | Self::Download(_) => None,
         }
     }
 }
@@ -167,6 +161,7 @@ impl Body for Reply {
                 }
                 None => Poll::Ready(None),
             },
+            Self::Tunnel(_) => Poll::Ready(None),
             Self::Download(download) if download.over => Poll::Ready(None),
             Self::Download(download) => download.poll_body(cx),
         }
@@ -176,6 +171,7 @@ impl Body for Reply {
         match self {
             Self::Own { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Download(download) => download.over || download.body.is_end_stream(),
+            Self::Tunnel(_) => true,
         }
     }
 
@@ -183,6 +179,7 @@ impl Body for Reply {
         match self {
             Self::Own { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Download(download) => download.body.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

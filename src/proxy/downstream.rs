@@ -34,6 +34,8 @@ pub struct Peer {
     pub name: Arc<str>,
     pub facts: ConnectionFacts,
     pub headers: IdentityHeaders,
-    /// When the certificate ends, in seconds since the Unix epoch.
-    pub not_after: u64,
+    /// When the certificate ends, in seconds since the Unix epoch; moved where our own identity stands for the caller and is renewed.
+    pub not_after: Cell<u64>,
+    /// Our own identity stands for the caller.
+    pub own: bool,
 }

@@ -4,7 +4,7 @@
 //! request body lives in a slot that only the flow owns, upstream code holds a handle to it. A cut empties the slot; only then can h2
 //! discard what it queued for the stream and reset it, because a body held by a stalled upstream task would keep the stream alive.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,9 +16,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::anomaly::Watching;
+use crate::anomaly::Direction;
 use crate::decision::Cause;
 use crate::exchange::{Exchange, Side};
 use crate::kill::Door;
+use crate::upstream::Fault;
 use crate::verdict::Lease;
 
 /// Where an exchange's answer stands.
@@ -61,6 +64,8 @@ pub struct Flow {
     client_failed: Cell<bool>,
     may_say_farewell: Cell<bool>,
     task: RefCell<Option<Waker>>,
+    /// Where there are anomaly rules that look at bytes.
+    meter: OnceCell<Rc<Watching>>,
 }
 
 impl Flow {
@@ -84,6 +89,7 @@ impl Flow {
             client_failed: Cell::new(false),
             may_say_farewell: Cell::new(false),
             task: RefCell::new(None),
+            meter: OnceCell::new(),
         }
     }
 
@@ -245,7 +251,7 @@ impl Flow {
                 Poll::Ready(Some(Ok(frame))) => {
                     drop(slot);
                     if let Ok(bytes) = frame.into_data() {
-                        self.count(&self.bytes_in, bytes.len());
+                        self.count(Direction::BytesIn, bytes.len());
                         return Poll::Ready(Some(Ok(bytes)));
                     }
                 }
@@ -253,16 +259,34 @@ impl Flow {
         }
     }
 
-    /// Counts bytes toward the client.
-    pub fn count_out(&self, bytes: usize) {
-        self.count(&self.bytes_out, bytes);
+    /// Counts bytes from the client that are no request body.
+    pub fn count_in(&self, bytes: usize) {
+        self.count(Direction::BytesIn, bytes);
     }
 
-    fn count(&self, counter: &Cell<u64>, bytes: usize) {
+    /// Counts bytes toward the client.
+    pub fn count_out(&self, bytes: usize) {
+        self.count(Direction::BytesOut, bytes);
+    }
+
+    /// Shows every byte that passes to anomaly rules as well.
+    pub(super) fn set_meter(&self, watching: Rc<Watching>) {
+        // Set twice it would be the same.
+        let _ = self.meter.set(watching);
+    }
+
+    fn count(&self, way: Direction, bytes: usize) {
+        let counter = match way {
+            Direction::BytesIn => &self.bytes_in,
+            Direction::BytesOut => &self.bytes_out,
+        };
         counter.set(counter.get() + bytes as u64);
         self.active.set(self.clock.get());
         self.overdue.set(None);
         self.check_lease();
+        if let Some(watching) = self.meter.get() {
+            watching.moved(way, bytes as u64, self.clock.get());
+        }
     }
 
     fn check_lease(&self) {
@@ -319,7 +343,7 @@ impl Body for Upload {
 pub enum FlowError {
     Cut(Cause),
     Client(hyper::Error),
-    Upstream(hyper::Error),
+    Upstream(Fault),
     Overdue,
     /// The exchange ended while its request body was still coming.
     Over,

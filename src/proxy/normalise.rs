@@ -12,6 +12,7 @@ pub mod path;
 pub(in crate::proxy) mod query;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use http::request::Parts;
 use http::uri::Scheme;
@@ -21,6 +22,7 @@ use crate::decision::Refusal;
 
 use self::authority::Authority;
 use self::path::Path;
+use super::websocket::handshake::{self, Asked};
 
 /// What a listener knows about its requests before it reads one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Downstream {
     /// What absolute-form targets and `:scheme` must say, and where the default port comes from.
     pub scheme: Scheme,
     pub limits: Limits,
+    /// It stands beside an agent: targets name their host, and CONNECT asks for a tunnel.
+    pub outbound: bool,
 }
 
 /// How large a head may be, decoded.
@@ -60,6 +64,10 @@ pub struct Request {
     pub headers: HeaderMap,
     pub version: Version,
     pub declared_length: Option<u64>,
+    /// It asks for a WebSocket; its method is GET and it names the upgrade, whichever version asks.
+    pub websocket: Option<Asked>,
+    /// The client reads trailers: `te: trailers`, which is about its connection and stands in no header here.
+    pub takes_trailers: bool,
     /// For the record only.
     pub target_as_sent: String,
 }
@@ -70,7 +78,14 @@ pub struct Request {
 ///
 /// The refusal for the first thing in it that has two readings, or that no listener serves.
 pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, Refusal> {
-    check_method(&head.method)?;
+    if downstream.outbound {
+        tunnel::check_form(head)?;
+        if head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_none() {
+            return tunnel::normalise(head, downstream);
+        }
+    }
+    let websocket = handshake::asked(head)?;
+    let method = if websocket.is_some() { Method::GET } else { checked_method(&head.method)? };
     let target = Target::read(head, &downstream.scheme)?;
     let examined = headers::examine(&head.headers, head.version, target.bytes(), &downstream.limits)?;
     let Authority { host, port } = target.agree_with(examined.host.clone(), &downstream.scheme)?;
@@ -78,7 +93,7 @@ pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, R
         if target.path == "*" { Path { text: "*".to_owned(), segments: Vec::new() } } else { path::normalise(target.path)? };
     let query = target.query.map(query::decode).transpose()?.unwrap_or_default();
     Ok(Request {
-        method: head.method.clone(),
+        method,
         scheme: downstream.scheme.clone(),
         host,
         port: port.unwrap_or_else(|| default_port(&downstream.scheme)),
@@ -88,8 +103,16 @@ pub fn normalise(head: &mut Parts, downstream: &Downstream) -> Result<Request, R
         query,
         version: head.version,
         declared_length: examined.declared_length,
+        takes_trailers: examined.takes_trailers,
         target_as_sent: target.as_sent(head),
-        headers: examined.strip(std::mem::take(&mut head.headers))?,
+        headers: {
+            let mut headers = examined.strip(std::mem::take(&mut head.headers))?;
+            if websocket.is_some() {
+                handshake::normalise(&mut headers);
+            }
+            headers
+        },
+        websocket,
     })
 }
 
@@ -102,9 +125,18 @@ impl Request {
         }
     }
 
-    /// What stands in `host`, or in `:authority`: the host, and the port unless it is the scheme's own.
+    /// Whether it asks for a tunnel: it has a host and a port, and no path.
+    pub fn is_tunnel(&self) -> bool {
+        self.path.is_empty()
+    }
+
+    /// What stands in `host`, or in `:authority`: the host, and the port unless it is the scheme's own. A tunnel has no scheme.
     pub fn authority(&self) -> String {
-        if self.port == default_port(&self.scheme) { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if !self.is_tunnel() && self.port == default_port(&self.scheme) {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// Declares the length of a body that replaces the one that was sent, and forgets what described that one.
@@ -179,11 +211,11 @@ impl<'a> Target<'a> {
 
 /// Methods are case-sensitive (RFC 9110 section 9.1); a lower-case one passes a rule about `DELETE` and is `DELETE` to a lenient
 /// back end.
-fn check_method(method: &Method) -> Result<(), Refusal> {
+fn checked_method(method: &Method) -> Result<Method, Refusal> {
     match *method {
         Method::CONNECT | Method::TRACE => Err(Refusal::MethodRefused),
         _ if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) => Err(Refusal::Method),
-        _ => Ok(()),
+        _ => Ok(method.clone()),
     }
 }
 

@@ -4,22 +4,25 @@
 //! held, and tells a waiting kill that the exchange is over. What must stay true: registered before anything is judged, and exactly
 //! one decision line, and one closing line where that was written early.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_TYPE, HeaderName, UPGRADE};
+use http::header::{HeaderName, UPGRADE};
 use http::request::Parts;
 use hyper::body::Incoming;
 
+use super::anomaly::Watching;
 use super::downstream::Downstream;
 use super::flow::Flow;
+use super::grpc;
 use super::normalise::Request;
 use super::record;
-use super::settings::Settings;
+use super::settings::{Listener, Settings};
 use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why, readable_target};
 use crate::decision::{Ending, Enforcement, Protocol, Refusal, Transport};
@@ -51,8 +54,11 @@ pub struct Open {
     pub(super) story: RefCell<Story>,
     kept: RefCell<Option<Kept>>,
     in_session: Cell<bool>,
+    pub(super) watching: OnceCell<Rc<Watching>>,
     judged: Cell<Instant>,
     told: Cell<bool>,
+    /// The TLS server name a tunnel began with.
+    server_name: RefCell<Option<String>>,
 }
 
 /// What the record will say.
@@ -72,6 +78,8 @@ pub(super) struct Story {
     pub(super) generation: Option<Arc<Generation>>,
     pub(super) record_input: Option<regorus::Value>,
     pub(super) edits: Vec<String>,
+    /// Names of the anomaly rules that fired on it.
+    pub(super) anomaly: Vec<String>,
     pub(super) fault: Option<String>,
     pub(super) decided_at: Option<SystemTime>,
     pub(super) status: Option<u16>,
@@ -83,6 +91,8 @@ pub(super) struct Story {
 pub struct Kept {
     pub request: Rc<Request>,
     pub rewritten: bool,
+    /// Beside an agent: where it goes.
+    pub addresses: Option<Arc<[SocketAddr]>>,
     pub had_body: bool,
     pub body: KeptBody,
     pub session: View,
@@ -127,8 +137,10 @@ impl Open {
             story: RefCell::default(),
             kept: RefCell::default(),
             in_session: Cell::new(false),
+            watching: OnceCell::new(),
             judged: Cell::new(now),
             told: Cell::new(false),
+            server_name: RefCell::default(),
             worker,
             downstream,
         });
@@ -139,6 +151,20 @@ impl Open {
 
     pub fn exchange(&self) -> &Arc<Exchange> {
         self.registered.exchange()
+    }
+
+    /// Whether its listener stands beside an agent.
+    pub(super) fn is_outbound(&self) -> bool {
+        self.worker.settings().listener(self.downstream.listener).is_some_and(Listener::is_outbound)
+    }
+
+    /// The TLS server name a tunnel began with, once that is known.
+    pub(super) fn server_name(&self) -> Option<String> {
+        self.server_name.borrow().clone()
+    }
+
+    pub(super) fn set_server_name(&self, name: Option<String>) {
+        self.server_name.replace(name);
     }
 
     /// True when the client wants no body.
@@ -158,6 +184,11 @@ impl Open {
             Err(_) => story.asked = Some(asked(&head)),
         });
         Some(request)
+    }
+
+    /// The request as it came, in its one form; `None` before it was read.
+    pub(super) fn read_request<T>(&self, read: impl FnOnce(&Request) -> T) -> Option<T> {
+        self.story.borrow().request.as_deref().map(read)
     }
 
     pub(super) fn hold(&self, permit: Permit) {
@@ -207,6 +238,7 @@ impl Open {
         let mut permit = self.permit.borrow_mut();
         let permit = permit.as_mut()?;
         self.told.set(true);
+        story.anomaly = self.anomalies();
         let ack = record::decision(self, &story, permit);
         // An exchange may stay open for days; what its closing line does not repeat need not.
         story.record_input = None;
@@ -239,6 +271,7 @@ impl Open {
         } else {
             story.ending.get_or_insert(Ending::ClientGone);
         }
+        story.anomaly = self.anomalies();
         // Nobody waits for these: an exchange that is over has no byte left that could wait.
         if self.told.replace(true) {
             drop(record::closing(self, &story, permit));
@@ -251,20 +284,21 @@ impl Open {
         let id = &self.downstream.caller.session;
         let sessions = &self.worker.services.sessions;
         let story = self.story.borrow();
-        if let (Some(request), Some(outcome)) = (&story.request, story.outcome) {
+        let past = story.request.as_ref().zip(story.outcome).map(|(request, outcome)| {
             let verdict = match outcome {
                 Outcome::Allow => "allow",
                 Outcome::Deny | Outcome::Refused => "deny",
                 Outcome::ObserveDeny => "observe_deny",
             };
-            let action = format!("{} {}", request.method, request.path);
-            let past = Past { action, host: request.host.clone(), verdict, at: self.began };
-            sessions.remember(id, past, outcome != Outcome::Allow);
-        }
-        if self.exchange().cut.cause().is_some() {
-            sessions.count_cut(id);
-        }
-        sessions.leave(id, self.worker.clock.get());
+            // A tunnel has no path; what it does is where it goes.
+            let action = if request.is_tunnel() {
+                format!("{} {}", request.method, request.authority())
+            } else {
+                format!("{} {}", request.method, request.path)
+            };
+            Past { action, host: request.host.clone(), verdict, at: self.began }
+        });
+        sessions.leave(id, past, self.exchange().cut.cause().is_some(), self.worker.clock.get());
     }
 }
 
@@ -278,7 +312,7 @@ fn spoken(transport: Transport, head: &Parts) -> Protocol {
         Protocol::WebSocket
     } else if head.method == Method::CONNECT {
         Protocol::Tunnel
-    } else if head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    } else if grpc::is_call(&head.method, &head.headers) {
         Protocol::Grpc
     } else {
         transport.into()

@@ -4,17 +4,21 @@
 //! reassessment ask through the same function, so that "would this be admitted now?" cannot drift from "is this admitted?".
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::grpc;
 use super::normalise::Request;
 use super::open::{Kept, KeptBody, Open};
 use super::settings::{Route, Settings, Target};
 use crate::decision::Phase;
+use crate::destination::is_public;
 use crate::judge::body::Parsed;
-use crate::judge::case::{BodyFacts, Case, Progress, RequestFacts, ResourceFacts, RouteFacts};
+use crate::judge::case::{BodyFacts, Case, DestinationFacts, Progress, RequestFacts, ResourceFacts, RouteFacts, Suspicion};
 use crate::judge::{Judgement, workload};
 use crate::session::View;
 use crate::units::since_epoch;
@@ -25,6 +29,8 @@ pub(super) struct Question {
     pub(super) request: Rc<Request>,
     pub(super) body: Body,
     pub(super) rewritten: bool,
+    /// Beside an agent: the addresses of its destination.
+    pub(super) addresses: Option<Arc<[SocketAddr]>>,
 }
 
 /// A request's body, as far as it was read.
@@ -65,6 +71,14 @@ impl Under<'_> {
             Body::Whole { bytes, .. } if bytes.is_empty() => (request.declared_length, BodyFacts::default()),
             Body::Whole { bytes, parsed } => (Some(bytes.len() as u64), body_facts(bytes, parsed)),
         };
+        let server_name = open.server_name();
+        let destination = question.addresses.as_deref().map(|addresses| DestinationFacts {
+            host: &request.host,
+            port: request.port,
+            addresses,
+            private: !addresses.iter().all(|address| is_public(address.ip())),
+            sni: server_name.as_deref(),
+        });
         let case = Case {
             phase,
             environment: &self.settings.environment,
@@ -82,6 +96,7 @@ impl Under<'_> {
                 size,
                 protocol: protocol(request),
                 rewritten: question.rewritten,
+                action: grpc::action(open.protocol, request.version, &request.method, &request.path),
             },
             body,
             resource: ResourceFacts {
@@ -92,9 +107,11 @@ impl Under<'_> {
             },
             route: RouteFacts { listener: &listener.name, name: &self.route.name, upstream: &self.target.upstream.name },
             connection: &peer.facts,
+            destination,
             workload: workload(&self.settings.workloads, &peer.spiffe_id),
             session_id: &open.downstream.caller.session,
             session,
+            anomaly: Suspicion(&|| open.reading()),
             progress: progress(open, phase),
             now,
             began: open.began_at,
@@ -120,7 +137,7 @@ impl Kept {
             KeptBody::Whole { bytes, parsed, .. } => Body::Whole { bytes: bytes.clone(), parsed: parsed.clone() },
             KeptBody::Gone => return None,
         };
-        Some(Question { request: Rc::clone(&self.request), body, rewritten: self.rewritten })
+        Some(Question { request: Rc::clone(&self.request), body, rewritten: self.rewritten, addresses: self.addresses.clone() })
     }
 }
 

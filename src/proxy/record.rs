@@ -10,9 +10,9 @@ use regorus::Value;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
+use super::grpc;
 use super::normalise::Request;
 use super::open::{Open, Story};
-use crate::action::Action;
 use crate::audit::{
     Ack, Closing, Core, InputDetail, Line, Outcome, Permit, Record, Resource, Why, hash_secret, is_secret_header,
     is_secret_parameter, readable_target,
@@ -75,7 +75,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         session: peer.map(|_| downstream.caller.session.as_str()),
         peer: peer.map(|peer| &*peer.name),
         owner: settings.zip(peer).and_then(|(settings, peer)| workload(&settings.workloads, &peer.spiffe_id)).map(|w| w.owner),
-        action: request.map(|request| Action::http(request.method.as_str()).name),
+        action: request.map(|request| grpc::action(open.protocol, request.version, &request.method, &request.path).name),
         resource,
         route: route.map(|route| route.name.as_str()),
         listener: listener.map(|listener| listener.name.as_str()),
@@ -99,6 +99,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         cause: open.exchange().cut.cause(),
         phase: judgement.map(|_| Phase::Request),
         edits: &story.edits,
+        anomaly: &story.anomaly,
         engine: judgement.map(|judgement| judgement.engine.code()),
         ..Core::default()
     }
@@ -125,6 +126,7 @@ pub(super) fn closing(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
         ending: story.ending.unwrap_or(Ending::ClientGone),
         cause: open.exchange().cut.cause(),
         generation: Some(open.exchange().generation()).filter(|generation| *generation > 0),
+        anomaly: &story.anomaly,
     }))
 }
 

@@ -14,6 +14,7 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use super::download::Reply;
 use super::edit;
 use super::flow::Stage;
+use super::grpc::Status;
 use super::open::Open;
 use crate::audit::{Outcome, Why};
 use crate::decision::{Cause, Ending, Reason, Refusal, Transport};
@@ -47,6 +48,8 @@ impl Stop {
 /// What an answer says.
 struct Told<'a> {
     status: u16,
+    /// The same to a gRPC caller.
+    call: Status,
     code: &'a str,
     title: &'a str,
 }
@@ -87,7 +90,11 @@ fn refused(open: &Rc<Open>, grpc: bool, refusal: Refusal) -> Response<Reply> {
     open.worker.services.metrics.requests_refused.of(refusal).inc();
     note(open, Outcome::Refused, Why::Refused(refusal));
     open.ended(Ending::Refused);
-    let told = Told { status: refusal.status(), code: refusal.code(), title: "The request was refused" };
+    let mut told = refusal_told(refusal);
+    if refusal == Refusal::NoRoute && open.is_outbound() {
+        // In front of a service a name without a route is not there; beside an agent it is not allowed.
+        told.status = 403;
+    }
     let mut response = problem(open, grpc, &told);
     if refusal.has_two_readings() {
         close(&mut response, open);
@@ -95,11 +102,18 @@ fn refused(open: &Rc<Open>, grpc: bool, refusal: Refusal) -> Response<Reply> {
     response
 }
 
+const fn refusal_told(refusal: Refusal) -> Told<'static> {
+    let call = Status::of_refusal(refusal);
+    Told { status: refusal.status(), call, code: refusal.code(), title: "The request was refused" }
+}
+
 fn denied(open: &Rc<Open>, grpc: bool, reason: Reason, denial: &Denial) -> Response<Reply> {
     note(open, Outcome::Deny, Why::Denied(reason));
     open.count_denied(reason);
+    open.suspect_denial(reason);
     open.ended(Ending::Denied);
-    let told = Told { status: denial.status.unwrap_or_else(|| reason.status()), code: reason.code(), title: title(reason) };
+    let status = denial.status.unwrap_or_else(|| reason.status());
+    let told = Told { status, call: Status::of_reason(reason, status), code: reason.code(), title: title(reason) };
     let mut response = problem(open, grpc, &told);
     if grpc {
         return response;
@@ -119,6 +133,7 @@ fn denied(open: &Rc<Open>, grpc: bool, reason: Reason, denial: &Denial) -> Respo
 const fn title(reason: Reason) -> &'static str {
     match reason {
         Reason::Policy => "Denied by policy",
+        Reason::Anomaly => "An anomaly rule refused the request",
         Reason::Killed => "This identity or what it was doing has been killed",
         Reason::BodyTooLarge | Reason::BodyIncomplete | Reason::BodyTimeout | Reason::BodyUnreadable => {
             "The request body cannot be judged"
@@ -142,17 +157,23 @@ const fn title(reason: Reason) -> &'static str {
 fn cut(open: &Rc<Open>, grpc: bool, cause: Cause) -> Response<Reply> {
     let reason = match cause {
         Cause::Kill | Cause::Shutdown | Cause::IdentityWithdrawn => Reason::Killed,
+        Cause::Anomaly => Reason::Anomaly,
         Cause::CertificateExpired => Reason::Expired,
-        Cause::Policy | Cause::NoRoute | Cause::BodyGone | Cause::LeaseAge | Cause::LeaseBytesIn | Cause::LeaseBytesOut => {
-            Reason::Policy
-        }
+        Cause::Policy
+        | Cause::NoRoute
+        | Cause::BodyGone
+        | Cause::LeaseAge
+        | Cause::LeaseBytesIn
+        | Cause::LeaseBytesOut
+        | Cause::ServerName => Reason::Policy,
     };
     if open.story(|story| story.outcome.is_none()) {
         note(open, Outcome::Deny, Why::Denied(reason));
         open.count_denied(reason);
     }
     open.ended(Ending::Cut);
-    problem(open, grpc, &Told { status: 403, code: reason.code(), title: title(reason) })
+    let call = Status::of_reason(reason, 403);
+    problem(open, grpc, &Told { status: 403, call, code: reason.code(), title: title(reason) })
 }
 
 fn failed(open: &Rc<Open>, grpc: bool, error: &UpstreamError) -> Response<Reply> {
@@ -161,16 +182,21 @@ fn failed(open: &Rc<Open>, grpc: bool, error: &UpstreamError) -> Response<Reply>
         UpstreamError::ConnectTimeout => (504, Ending::UpstreamConnect, metrics::UpstreamError::Connect),
         UpstreamError::ResponseTimeout => (504, Ending::UpstreamTimeout, metrics::UpstreamError::Timeout),
         UpstreamError::Reset(_) | UpstreamError::Body(_) => (502, Ending::UpstreamReset, metrics::UpstreamError::Reset),
-        UpstreamError::Invalid(_) | UpstreamError::Switched => (502, Ending::UpstreamInvalid, metrics::UpstreamError::Invalid),
+        UpstreamError::Identity(_) => (502, Ending::UpstreamIdentity, metrics::UpstreamError::Identity),
+        UpstreamError::Invalid(_) | UpstreamError::Unsendable | UpstreamError::Switched | UpstreamError::Unagreed(_) => {
+            (502, Ending::UpstreamInvalid, metrics::UpstreamError::Invalid)
+        }
     };
     if open.flow.client_failed() {
         open.ended(Ending::ClientError);
-        return problem(open, grpc, &Told { status: 400, code: "body_incomplete", title: "The request body broke off" });
+        let call = Status::of_http(400);
+        return problem(open, grpc, &Told { status: 400, call, code: "body_incomplete", title: "The request body broke off" });
     }
     open.count_upstream_error(kind);
     open.ended(ending);
     open.story(|story| story.fault = Some(error.to_string()));
-    problem(open, grpc, &Told { status, code: ending.code(), title: "The upstream did not answer" })
+    let told = Told { status, call: Status::of_http(status), code: ending.code(), title: "The upstream did not answer" };
+    problem(open, grpc, &told)
 }
 
 fn note(open: &Open, outcome: Outcome, why: Why) {
@@ -186,7 +212,8 @@ fn own(open: &Rc<Open>, bytes: Bytes) -> Reply {
 }
 
 fn problem(open: &Rc<Open>, grpc: bool, told: &Told<'_>) -> Response<Reply> {
-    let mut response = if grpc { grpc_status(told) } else { problem_json(told, &open.id) };
+    let mut response =
+        if grpc { told.call.response(told.code, Reply::Own { bytes: None, open: None }) } else { problem_json(told, &open.id) };
     open.story(|story| story.status = Some(response.status().as_u16()));
     if let Reply::Own { open: slot, .. } = response.body_mut() {
         *slot = Some(Rc::clone(open));
@@ -217,26 +244,6 @@ fn problem_json(told: &Told<'_>, id: &str) -> Response<Reply> {
     response
 }
 
-fn grpc_status(told: &Told<'_>) -> Response<Reply> {
-    let status = match told.status {
-        401 => "16",
-        403 | 421 => "7",
-        404 => "12",
-        408 | 504 => "4",
-        429 => "8",
-        400 | 413..=417 | 431 => "3",
-        _ => "14",
-    };
-    let mut response = Response::new(Reply::Own { bytes: None, open: None });
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(status));
-    if let Ok(message) = HeaderValue::from_str(told.code) {
-        headers.insert("grpc-message", message);
-    }
-    response
-}
-
 fn replace(headers: &mut HeaderMap, fields: Vec<(http::HeaderName, HeaderValue)>) {
     for (name, _) in &fields {
         headers.remove(name);
@@ -255,7 +262,7 @@ fn close(response: &mut Response<Reply>, open: &Open) {
 
 /// The answer to a head that was refused before hyper saw it, as it stands on an HTTP/1.1 connection.
 pub fn rejection(refusal: Refusal, id: &str) -> Bytes {
-    let told = Told { status: refusal.status(), code: refusal.code(), title: "The request was refused" };
+    let told = refusal_told(refusal);
     let response = problem_json(&told, id);
     let Reply::Own { bytes, .. } = response.body() else { return Bytes::new() };
     let body = bytes.as_deref().unwrap_or_default();

@@ -83,6 +83,7 @@ mod tests {
             name: name.to_owned(),
             hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
             path_prefix: prefix.to_owned(),
+            upstream_host: "preserve".to_owned(),
             upstream: "u".to_owned(),
             enforcement: super::super::EnforcementConfig::Enforce,
             decision: None,

@@ -4,23 +4,30 @@
 //! shared is written to (record, metrics), counted (sessions), or read by kills (the registry).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
+
+use tokio::sync::Notify;
 
 use super::flow::Upload;
 use super::open::Open;
 use super::settings::Settings;
+use crate::anomaly::Watch;
 use crate::audit::Audit;
+use crate::destination::Resolver;
 use crate::exchange::Registry;
 use crate::judge::case::Case;
 use crate::judge::{Generation, Judge, Judgement, Seat};
 use crate::kill::Door;
 use crate::metrics::Metrics;
 use crate::session::Sessions;
+use crate::tls::Holder;
 use crate::upstream::Pool;
 
 /// What all workers share.
@@ -28,18 +35,39 @@ use crate::upstream::Pool;
 pub struct Services {
     pub registry: Arc<Registry>,
     pub door: Arc<Door>,
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<Sessions<Watch>>,
+    /// Who we are, to upstreams.
+    pub holder: Arc<Holder>,
     pub audit: Audit,
     pub metrics: Arc<Metrics>,
     pub settings: Mutex<Published>,
     /// Bytes of bodies kept for open exchanges.
     pub retained: AtomicU64,
+    /// One a worker.
+    pub stirred: Vec<Stirred>,
     /// The gate answers: a policy is in force and nobody drains it.
     pub ready: AtomicBool,
+    /// The sockets of the gate itself, once they are bound: nobody is forwarded to them.
+    pub own: OnceLock<Vec<SocketAddr>>,
     /// The gate has an SVID of its own that is valid; set by the control thread, within a second.
     pub identified: AtomicBool,
     /// Where judges of old generations go to be freed; data of 50 MB must not be freed between two requests.
     pub retired: Mutex<Sender<Judge>>,
+}
+
+/// Sessions of which policies read something else than before: what is open of them on one worker is to be judged again.
+#[derive(Debug, Default)]
+pub struct Stirred {
+    sessions: Mutex<BTreeSet<String>>,
+    told: Notify,
+}
+
+impl Stirred {
+    /// The sessions, once there are any.
+    pub async fn next(&self) -> BTreeSet<String> {
+        self.told.notified().await;
+        std::mem::take(&mut self.sessions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The settings in force, and those before them: until its own judge has gone, a worker may be asked about a generation before.
@@ -59,9 +87,22 @@ impl Published {
 }
 
 impl Services {
+    /// The sockets of the gate itself.
+    pub fn own(&self) -> &[SocketAddr] {
+        self.own.get().map_or(&[], Vec::as_slice)
+    }
+
     /// The newest settings.
     pub fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.published().current)
+    }
+
+    /// Has what is open of a session judged again, on every worker.
+    pub(super) fn stir(&self, session: &str) {
+        for stirred in &self.stirred {
+            stirred.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(session.to_owned());
+            stirred.told.notify_one();
+        }
     }
 
     /// The settings a generation judges by. Its policy counts entry points as they do, and no others.
@@ -98,6 +139,7 @@ pub struct Worker {
     judge: RefCell<Option<Judge>>,
     settings: RefCell<Rc<Settings>>,
     pub pool: Pool<Upload>,
+    pub resolver: Resolver,
     /// Moved by the sweep, read by whoever needs no better than its tick.
     pub clock: Rc<Cell<Instant>>,
     open: RefCell<slab::Slab<Weak<Open>>>,
@@ -116,13 +158,15 @@ pub struct NoJudge;
 impl Worker {
     pub fn new(services: Arc<Services>, index: usize, seat: Arc<Seat>) -> Self {
         let settings = Rc::new(services.settings().apart());
+        let pool = Pool::new(Arc::clone(&services.holder));
         Self {
             services,
             index,
             seat,
             judge: RefCell::new(None),
             settings: RefCell::new(settings),
-            pool: Pool::default(),
+            pool,
+            resolver: Resolver::default(),
             clock: Rc::new(Cell::new(Instant::now())),
             open: RefCell::new(slab::Slab::new()),
         }

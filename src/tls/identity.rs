@@ -19,6 +19,7 @@ use rustls::sign::CertifiedKey;
 
 use super::load;
 use super::refusal::PeerError;
+use super::svid::Peer;
 use super::{Config, Source};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -78,6 +79,8 @@ pub enum IdentityError {
     Refused { file: PathBuf, error: PeerError },
     #[error("{}: holds no CA certificate, so no SVID of {trust_domain} could be checked; put the domain's roots there", file.display())]
     NoAuthority { file: PathBuf, trust_domain: TrustDomain },
+    #[error("{}: holds no CA certificate; put the roots there that vouch for the server", file.display())]
+    NoRoots { file: PathBuf },
     #[error("{}: certificate {position} is not a CA; a bundle holds CA certificates only, or a workload's key could issue SVIDs", file.display())]
     NotAuthority { file: PathBuf, position: usize },
 }
@@ -158,6 +161,12 @@ impl Identity {
     /// The trust domains whose SVIDs can be checked.
     pub fn trust_domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.bundles.0.keys()
+    }
+
+    /// Ourselves as a peer, for callers who stand behind our own identity; `None` from the second our SVID ends in, when whoever was
+    /// admitted by it is let go.
+    pub fn as_peer(&self, now: UnixTime) -> Option<Peer> {
+        Peer::read(self.certificates()).ok().filter(|_| now.as_secs() < self.not_after())
     }
 
     /// What is unwise about it, for whoever logs.

@@ -143,6 +143,21 @@ pub(super) fn anchor(certificate: &CertificateDer<'_>) -> Option<(TrustAnchor<'s
     (is_authority && signs).then(|| (anchor, validity(&parsed)))
 }
 
+/// The CA certificates of a file, for servers that know no SPIFFE.
+///
+/// # Errors
+/// When the file cannot be read, holds none, or holds one that is not a CA.
+pub fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let found = certificates(file)?;
+    if found.is_empty() {
+        return Err(IdentityError::NoRoots { file: file.to_owned() });
+    }
+    match (1..).zip(&found).find(|(_, certificate)| anchor(certificate).is_none()) {
+        Some((position, _)) => Err(IdentityError::NotAuthority { file: file.to_owned(), position }),
+        None => Ok(found),
+    }
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     // The PEM parser's own words quote the line it stumbled over, and that line can be a key's.
     CertificateDer::pem_slice_iter(&read(file)?)

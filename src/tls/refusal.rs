@@ -132,6 +132,11 @@ pub fn reason(error: &io::Error) -> &'static str {
     }
 }
 
+/// True when a handshake failed because the peer did not prove to be who was expected.
+pub fn doubts_peer(error: &io::Error) -> bool {
+    matches!(tls_error(error), Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented))
+}
+
 fn tls_error(error: &io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::demo::authority::{Authority, Issued, Lifetime, authority, svid, uri_name_constraint};
+use crate::spiffe::SpiffeId;
 
 const HOUR: u64 = 3600;
 
@@ -545,12 +546,14 @@ fn the_client_accepts_a_server_by_its_spiffe_id() {
     let holder = own_gate(&authority);
     let server = || server_config(Arc::clone(&holder), rules()).unwrap();
     let gate = id("spiffe://example.org/gate");
-    for expected in [None, Some(vec![agent(), gate.clone()])] {
+    let pattern = |text: &str| text.parse::<Pattern>().unwrap();
+    for expected in [None, Some(vec![Pattern::from(&agent()), Pattern::from(&gate)]), Some(vec![pattern("spiffe://example.org/*")])]
+    {
         let ends = handshake(client_config(Arc::clone(&holder), expected).unwrap(), server());
         assert_eq!(peer(&ends.client.unwrap()).unwrap().unwrap().spiffe_id, gate);
         assert_eq!(peer(&ends.server.unwrap()).unwrap().unwrap().spiffe_id, gate);
     }
-    let ends = handshake(client_config(Arc::clone(&holder), Some(vec![agent()])).unwrap(), server());
+    let ends = handshake(client_config(Arc::clone(&holder), Some(vec![Pattern::from(&agent())])).unwrap(), server());
     assert_eq!(PeerError::of(&ends.client.unwrap_err()), Some(&PeerError::Unexpected(gate)));
     assert_eq!(reason(&ends.server.unwrap_err()), "refused_by_peer");
     let stranger = own_gate(&Authority::new(&domain("example.org")).unwrap());

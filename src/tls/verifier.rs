@@ -18,7 +18,7 @@ use super::ListenerRules;
 use super::identity::{Bundle, Bundles, Holder, Identity};
 use super::refusal::PeerError;
 use super::svid::{Leaf, Peer};
-use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::spiffe::{Pattern, TrustDomain};
 
 /// How far ahead of our clock a certificate may begin. Ends get no such grace.
 const SKEW_SECONDS: u64 = 60;
@@ -189,7 +189,7 @@ impl ClientCertVerifier for DownstreamVerifier {
 pub(super) struct UpstreamVerifier {
     pub(super) holder: Arc<Holder>,
     /// Any identity of a domain that has a bundle when absent.
-    pub(super) expected: Option<Vec<SpiffeId>>,
+    pub(super) expected: Option<Vec<Pattern>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -205,7 +205,9 @@ impl ServerCertVerifier for UpstreamVerifier {
         let terms = Terms { trust_domains: None, max_lifetime: None };
         let leaf = examine(self.holder.current().bundles(), &terms, end, intermediates, now)?;
         match &self.expected {
-            Some(expected) if !expected.contains(&leaf.spiffe_id) => Err(PeerError::Unexpected(leaf.spiffe_id).into()),
+            Some(expected) if !expected.iter().any(|pattern| pattern.matches(&leaf.spiffe_id)) => {
+                Err(PeerError::Unexpected(leaf.spiffe_id).into())
+            }
             _ => Ok(ServerCertVerified::assertion()),
         }
     }

@@ -107,6 +107,8 @@ impl Known {
 pub(super) struct Facts {
     /// The request is HTTP/1.0: no chunked, no Expect, closed afterwards unless it says otherwise.
     pub(super) old: bool,
+    /// The request asks for a tunnel: its target says where, and it has no body (RFC 9110 section 9.3.6).
+    pub(super) tunnel: bool,
     seen: u32,
     length: Option<u64>,
     chunked: bool,
@@ -177,8 +179,12 @@ impl Facts {
     ///
     /// `HostMissing` (RFC 9112 section 3.2), for HTTP/1.0 as well: without a host there is nothing to judge.
     pub(super) const fn framing(&self) -> Result<Framing, Refusal> {
-        if self.seen & (1 << Known::Host as u32) == 0 {
+        // An HTTP/1.0 client that asks for a tunnel has said all in its target; Python's did until 3.12.
+        if self.seen & (1 << Known::Host as u32) == 0 && !(self.tunnel && self.old) {
             return Err(Refusal::HostMissing);
+        }
+        if self.tunnel && (self.chunked || matches!(self.length, Some(1..))) {
+            return Err(Refusal::ContentLength);
         }
         Ok(match (self.chunked, self.length) {
             (true, _) => Framing::Chunked,
@@ -187,9 +193,11 @@ impl Facts {
         })
     }
 
-    /// Whether no further request may follow on this connection (RFC 9112 section 9.3).
+    /// Whether no further request may follow on this connection (RFC 9112 section 9.3). What comes behind a request to leave HTTP
+    /// belongs to whatever it asks for, or to nobody: read as a request it would be one that was smuggled.
     pub(super) const fn last(&self) -> bool {
-        self.close || (self.old && !self.keep_alive)
+        let leaves = self.seen & (1 << Known::Upgrade as u32) != 0;
+        self.close || leaves || self.tunnel || (self.old && !self.keep_alive)
     }
 }
 

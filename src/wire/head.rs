@@ -90,7 +90,8 @@ impl Head {
             [b'\r' | b'\n', ..] => return cut_short(rest),
             [..] => return Err(Refusal::Method),
         };
-        if matches!(method, b"CONNECT" | b"TRACE") {
+        self.facts.tunnel = method == b"CONNECT";
+        if method == b"TRACE" || (self.facts.tunnel && !limits.connect) {
             return Err(Refusal::MethodRefused);
         }
         let (target, rest) = rest.split_at(run(rest, TARGET));
@@ -138,8 +139,13 @@ fn cut_short(rest: &[u8]) -> Result<Line, Refusal> {
     line_end(rest, Refusal::RequestLine)?.map_or(Ok(Line::Partial), |()| Err(Refusal::RequestLine))
 }
 
-/// Origin-form, absolute-form with a host, or `*` for OPTIONS (RFC 9112 section 3.2). hyper would answer any other by itself.
+/// Origin-form, absolute-form with a host, or `*` for OPTIONS; authority-form for CONNECT and for nothing else (RFC 9112 section 3.2).
+/// hyper would answer any other by itself.
 fn target_form(method: &[u8], target: &[u8]) -> bool {
+    if method == b"CONNECT" {
+        let has_port = |authority: &http::uri::Authority| !authority.host().is_empty() && authority.port_u16().is_some();
+        return http::uri::Authority::try_from(target).is_ok_and(|authority| has_port(&authority));
+    }
     match target {
         [b'/', ..] => true,
         b"*" => method == b"OPTIONS",

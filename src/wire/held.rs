@@ -3,6 +3,7 @@
 //! In: what is taken back out of hyper's buffer; out: the same bytes in order, up to where they are checked. Most connections never
 //! hold a byte; the memory of one that held many is given back as soon as it holds none.
 
+use bytes::Bytes;
 use tokio::io::ReadBuf;
 
 /// A buffer that grew beyond this is given back once it is empty.
@@ -39,6 +40,11 @@ impl Held {
             self.checked = 0;
         }
         some
+    }
+
+    /// All that hyper has not been given.
+    pub(super) fn into_rest(self) -> Bytes {
+        Bytes::from(self.bytes).slice(self.given..)
     }
 
     /// Lets the next `length` bytes go on.

@@ -17,11 +17,15 @@ use super::framing::{Fault, Follower};
 use super::{BodyRefused, Limits, Monitor, Wire};
 use crate::decision::Refusal;
 
-const LIMITS: Limits = Limits { header_bytes: 600, headers: 8, target_bytes: 100, control_frames: 20, resets: 5 };
+const LIMITS: Limits = Limits { header_bytes: 600, headers: 8, target_bytes: 100, control_frames: 20, resets: 5, connect: false };
 
 /// Feeds `pieces` one after the other and returns what went on, and the fault.
 fn follow(pieces: &[&[u8]]) -> (Vec<u8>, Option<Fault>) {
-    let mut follower = Follower::new(LIMITS);
+    follow_within(LIMITS, pieces)
+}
+
+fn follow_within(limits: Limits, pieces: &[&[u8]]) -> (Vec<u8>, Option<Fault>) {
+    let mut follower = Follower::new(limits);
     let (mut released, mut held) = (Vec::new(), Vec::new());
     for piece in pieces {
         held.extend_from_slice(piece);
@@ -229,6 +233,38 @@ fn what_is_unusual_but_clear_goes_on() {
         every_cut(bytes.as_bytes(), |released, fault| {
             assert_eq!((String::from_utf8_lossy(&released).as_ref(), fault), (bytes.as_str(), None));
         });
+    }
+}
+
+#[test]
+fn a_tunnel_is_asked_for_where_it_may_be_and_nothing_behind_goes_on() {
+    let within = |connect, head: &str| {
+        let bytes = format!("{head}GET /b HTTP/1.1\r\nHost: h\r\n\r\n");
+        let octets: Vec<&[u8]> = bytes.as_bytes().chunks(1).collect();
+        let whole = follow_within(Limits { connect, ..LIMITS }, &[bytes.as_bytes()]);
+        assert_eq!(follow_within(Limits { connect, ..LIMITS }, &octets), whole, "{head}");
+        whole
+    };
+    for head in [
+        "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n",
+        "CONNECT [::1]:443 HTTP/1.1\r\nHost: [::1]:443\r\nContent-Length: 0\r\n\r\n",
+        "CONNECT h:443 HTTP/1.0\r\n\r\n",
+        "CONNECT h:443 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    ] {
+        assert_eq!(within(true, head), (head.as_bytes().to_vec(), None), "{head}");
+        assert_eq!(within(false, head), (Vec::new(), Some(Fault::Head(Refusal::MethodRefused))), "{head}");
+    }
+    for (head, refusal) in [
+        ("CONNECT h HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::TargetForm),
+        ("CONNECT /h:443 HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::TargetForm),
+        ("CONNECT http://h:443/ HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::TargetForm),
+        ("GET h:443 HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::TargetForm),
+        ("CONNECT h:443 HTTP/1.1\r\n\r\n", Refusal::HostMissing),
+        ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n", Refusal::ContentLength),
+        ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::ContentLength),
+        ("TRACE http://h/ HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::MethodRefused),
+    ] {
+        assert_eq!(within(true, head).1, Some(Fault::Head(refusal)), "{head}");
     }
 }
 

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use portcullis::demo::authority::Authority;
-use portcullis::spiffe::{SpiffeId, TrustDomain};
+use portcullis::spiffe::SpiffeId;
 
 use crate::harness::*;
+use crate::upstreams::{domain, http1_over_tls, issued, server_tls};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -27,17 +28,20 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Starts an example with the SVID its configuration names; `upstreams` take the place of the addresses it names.
-fn start(name: &str, upstreams: &[(&str, SocketAddr)]) -> Gate {
+fn start(name: &str, authority: Authority, upstreams: &[(&str, SocketAddr)]) -> Gate {
     let folder = tempfile::tempdir().unwrap();
     copy(&root().join("examples").join(name), folder.path());
     for place in ["policies/admin-api", "policy"].map(|place| folder.path().join(place)).into_iter().filter(|place| !place.exists())
     {
         copy(&root().join("policies/admin-api"), &place);
     }
-    let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
     let issued = authority.issue(&SpiffeId::new("spiffe://example.org/gate").unwrap(), lifetime(3600)).unwrap();
-    for (file, text) in [("bundle.pem", authority.ca_pem()), ("svid.pem", &*issued.certificate_pem), ("svid.key", &*issued.key_pem)]
-    {
+    for (file, text) in [
+        ("bundle.pem", authority.ca_pem()),
+        ("archive-ca.pem", authority.ca_pem()),
+        ("svid.pem", &*issued.certificate_pem),
+        ("svid.key", &*issued.key_pem),
+    ] {
         std::fs::write(folder.path().join(file), text).unwrap();
     }
     let mut yaml = std::fs::read_to_string(folder.path().join("gate.yaml")).unwrap();
@@ -64,8 +68,10 @@ async fn ask(gate: &Gate, who: &str, host: &str, (method, path): (&str, &str)) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_front_of_an_admin_api() {
-    let (payroll, reports) = (Backend::start(), Backend::start());
-    let gate = start("admin-api", &[("127.0.0.1:9000", payroll.address), ("127.0.0.1:9100", reports.address)]);
+    let (payroll, authority) = (Backend::start(), domain("example.org"));
+    let svid = issued(&authority, "spiffe://example.org/reports/a");
+    let (address, _, reports) = http1_over_tls(server_tls(&svid, Some(authority.ca_pem()), &[b"http/1.1"]));
+    let gate = start("admin-api", authority, &[("127.0.0.1:9000", payroll.address), ("127.0.0.1:9100", address)]);
     let host = "admin.example.org";
     for (who, asked, status, code) in [
         ("agents/research", ("GET", "/v1/users"), 200, ""),
@@ -80,14 +86,15 @@ async fn in_front_of_an_admin_api() {
         assert!(code.is_empty() || answer.json()["code"] == code, "{who} {asked:?} {}", answer.body);
     }
     assert_eq!(payroll.seen().iter().map(|seen| seen.target().to_owned()).collect::<Vec<_>>(), ["/v1/users", "/v1/users/7"]);
-    assert_eq!(reports.seen().len(), 1);
+    let reports = reports.lock().unwrap().clone();
+    assert!(reports.len() == 1 && reports[0].to_ascii_lowercase().contains("\r\nhost: reports.test\r\n"), "{reports:?}");
     assert_eq!(ask(&gate, "ops/alice", "elsewhere.example.org", ("GET", "/v1/users")).await.status, 421);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_policy_as_it_stands() {
     let people = Backend::start();
-    let gate = start("envoy-opa", &[("127.0.0.1:9000", people.address)]);
+    let gate = start("envoy-opa", domain("example.org"), &[("127.0.0.1:9000", people.address)]);
     let guest = ask(&gate, "agents/research", "people", ("GET", "/people")).await;
     assert_eq!(guest.status, 200);
     assert_eq!(people.seen()[0].header("x-roles"), Some("guest"));
@@ -100,7 +107,7 @@ async fn an_envoy_policy_as_it_stands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shortest_configuration_with_any_policy_beside_it() {
     let service = Backend::start();
-    let gate = start("minimal", &[("127.0.0.1:9000", service.address)]);
+    let gate = start("minimal", domain("example.org"), &[("127.0.0.1:9000", service.address)]);
     // Nothing is classified there, so everything counts as destroying something.
     assert_eq!(ask(&gate, "ops/alice", "any", ("DELETE", "/v1/users/7")).await.status, 200);
     assert_eq!(ask(&gate, "agents/research", "any", ("GET", "/v1/users")).await.status, 403);

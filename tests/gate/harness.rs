@@ -83,22 +83,32 @@ impl Setup {
 
     /// Like [`Setup::start`], with the configuration changed by `edit` before the gate reads it.
     pub fn start_with(self, upstream: SocketAddr, edit: impl Fn(String) -> String) -> Gate {
-        let (folder, authority) = self.prepare(upstream, edit);
+        self.start_under(Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap(), upstream, edit)
+    }
+
+    /// Like [`Setup::start_with`], with an authority that has issued something already.
+    pub fn start_under(self, authority: Authority, upstream: SocketAddr, edit: impl Fn(String) -> String) -> Gate {
+        let (folder, authority) = self.prepare(authority, upstream, edit);
         Gate::open(folder, authority)
     }
 
     /// The same with a FIFO named `fifo` that nobody reads.
     pub fn start_on_fifo(self, upstream: SocketAddr) -> Gate {
-        let (folder, authority) = self.prepare(upstream, |yaml| yaml);
+        let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
+        let (folder, authority) = self.prepare(authority, upstream, |yaml| yaml);
         assert!(std::process::Command::new("mkfifo").arg(folder.path().join("fifo")).status().unwrap().success());
         Gate::open(folder, authority)
     }
 
-    fn prepare(self, upstream: SocketAddr, edit: impl Fn(String) -> String) -> (tempfile::TempDir, Authority) {
+    fn prepare(
+        self,
+        authority: Authority,
+        upstream: SocketAddr,
+        edit: impl Fn(String) -> String,
+    ) -> (tempfile::TempDir, Authority) {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::new(&TrustDomain::new("example.org").unwrap()).unwrap();
         std::fs::write(folder.path().join("bundle.pem"), authority.ca_pem()).unwrap();
-        let issued = authority.issue(&SpiffeId::new("spiffe://example.org/gate").unwrap(), lifetime(3600)).unwrap();
+        let issued = authority.issue_local(&SpiffeId::new("spiffe://example.org/gate").unwrap(), lifetime(3600)).unwrap();
         std::fs::write(folder.path().join("svid.pem"), &issued.certificate_pem).unwrap();
         std::fs::write(folder.path().join("svid.key"), &issued.key_pem).unwrap();
         std::fs::create_dir(folder.path().join("policy")).unwrap();
@@ -821,6 +831,16 @@ pub fn frame2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame.extend(stream.to_be_bytes());
     frame.extend(payload);
     frame
+}
+
+/// Reads one frame off an upstream's side of a connection; `None` when it ended.
+pub fn read_frame2(stream: &mut std::net::TcpStream) -> Option<Frame2> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).ok()?;
+    Some(Frame2 { kind: head[3], flags: head[4], stream: u32::from_be_bytes(head[5..9].try_into().unwrap()), payload })
 }
 
 /// A header block of literals without indexing and without Huffman coding.

@@ -8,14 +8,14 @@ use std::sync::mpsc;
 use crate::harness::*;
 
 /// `portcullis run` on a folder a [`Gate`] was prepared in.
-struct Process {
+pub struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Process {
-    fn start(gate: &Gate) -> Self {
+    pub fn start(gate: &Gate) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
             .args(["run", "-c"])
             .arg(gate.path("gate.yaml"))
@@ -44,7 +44,7 @@ impl Process {
     }
 
     /// The next line of the log with `part` in it.
-    fn says(&mut self, part: &str) -> String {
+    pub fn says(&mut self, part: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(HANG).unwrap_or_else(|_| panic!("the log never said {part}"));
             if line.contains(part) {
@@ -53,11 +53,11 @@ impl Process {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap().success());
     }
 
-    fn end(mut self) -> i32 {
+    pub fn end(mut self) -> i32 {
         let (sender, ended) = mpsc::channel();
         std::thread::spawn(move || sender.send(self.child.wait().unwrap().code().unwrap_or(-1)));
         ended.recv_timeout(HANG).expect("the process ends")

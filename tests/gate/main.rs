@@ -9,16 +9,22 @@
     reason = "a test fails by panicking, and says where"
 )]
 
+mod anomaly;
 mod cuts;
 mod deny;
 mod examples;
+mod forward;
+mod grpc;
 mod harness;
 mod life;
 mod promises;
 mod record;
 mod review;
 mod spire;
+mod story;
 mod swaps;
 mod threats;
+mod upstreams;
 mod verdicts;
 mod walk;
+mod websocket;

@@ -324,6 +324,7 @@ const CORE: &[&str] = &[
     "intent",
     "owner",
     "action",
+    "anomaly",
     "tool",
     "resource",
     "route",

@@ -386,7 +386,7 @@ async fn svid_and_roots_rotate_and_only_who_was_vouched_for_by_a_root_that_is_go
         ticks_on(&mut two).await;
     }
 
-    // Another root comes. Both vouch now.
+    // Another root comes. Both vouch now, and nobody is cut although SPIRE gives nothing while it replaces what the first one signed.
     let authority = |answer: &serde_json::Value, which: &str| answer[which]["authority_id"].as_str().unwrap().to_owned();
     let prepared = spire.json(&["localauthority", "x509", "prepare"]);
     let (next, former) =

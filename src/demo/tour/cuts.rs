@@ -101,11 +101,11 @@ fn events(text: &[u8]) -> usize {
     text.windows(4).filter(|bytes| bytes == b"id: ").count()
 }
 
-fn count(outcome: &Value, key: &str) -> String {
+pub(super) fn count(outcome: &Value, key: &str) -> String {
     outcome.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string)
 }
 
-async fn read_until(stream: &mut Stream, enough: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, Wrong> {
+pub(super) async fn read_until(stream: &mut Stream, enough: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, Wrong> {
     let mut text = Vec::new();
     while !enough(&text) {
         match stream.next().await? {
@@ -120,7 +120,7 @@ async fn read_until(stream: &mut Stream, enough: impl Fn(&[u8]) -> bool) -> Resu
 }
 
 /// Reads on until the end, and says how and when that came.
-async fn read_to_end(stream: &mut Stream, text: &mut Vec<u8>) -> Result<(End, Instant), Wrong> {
+pub(super) async fn read_to_end(stream: &mut Stream, text: &mut Vec<u8>) -> Result<(End, Instant), Wrong> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         match stream.next().await? {

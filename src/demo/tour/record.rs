@@ -13,7 +13,7 @@ use super::{Failed, Wrong, expect};
 use crate::demo::teller::Teller;
 
 /// What the tour did, as the record should tell it: request, verdict, the gate's reason, how it ended, why it was cut.
-const STORY: [[&str; 5]; 9] = [
+const STORY: [[&str; 5]; 11] = [
     ["GET /v1/users", "allow", "-", "complete", "-"],
     ["DELETE /v1/users/7", "deny", "policy", "denied", "-"],
     ["POST /v1/users", "allow", "-", "complete", "-"],
@@ -23,6 +23,8 @@ const STORY: [[&str; 5]; 9] = [
     ["GET /v1/export", "allow", "-", "cut", "policy"],
     ["GET /v1/export", "deny", "policy", "denied", "-"],
     ["GET /v1/export", "allow", "-", "client_gone", "-"],
+    ["GET /v1/terminal", "allow", "-", "cut", "kill"],
+    ["POST /demo.v1.Users/Watch", "allow", "-", "cut", "kill"],
 ];
 /// The last two columns are the policy's own words and the names of what it changed.
 const HEADINGS: [&str; COLUMNS] = ["request", "verdict", "reason", "ending", "cause", "policy says", "edits"];

@@ -146,12 +146,15 @@ fn play(respond: &mut SendResponse<Bytes>, acts: &[Act]) -> Option<SendStream<By
 }
 
 #[tokio::test]
-async fn every_answer_is_told_as_it_comes_and_a_denial_as_one() {
+async fn every_answer_is_told_as_it_comes_and_a_denial_that_stands_as_one() {
     let authority = authority();
     let answers = [Act::Send(message(&authority, "one")), Act::Send(message(&authority, "two"))];
     let denied = Act::Status(7, "no identity issued");
     let mut agent = StandIn::start(vec![
         [&answers[..], std::slice::from_ref(&denied)].concat(),
+        vec![Act::Status(7, "again")],
+        vec![Act::Crash],
+        vec![Act::Status(14, "away")],
         vec![Act::Status(7, "because")],
         vec![answers[0].clone()],
     ]);
@@ -160,6 +163,18 @@ async fn every_answer_is_told_as_it_comes_and_a_denial_as_one() {
     assert!(matches!(agent.next().await, News::Denied(why) if why == "no identity issued"));
     assert!(matches!(agent.next().await, News::Denied(why) if why.contains("because")));
     assert_eq!(agent.answer().await, "spiffe://example.org/one");
+}
+
+#[tokio::test]
+async fn a_denial_of_a_moment_is_told_to_nobody() {
+    let authority = authority();
+    let denied = || Act::Status(7, "no identity issued");
+    let answer = |path: &str| Act::Send(message(&authority, path));
+    let mut agent =
+        StandIn::start(vec![vec![answer("one"), denied()], vec![denied()], vec![answer("two"), denied()], vec![answer("three")]]);
+    for path in ["one", "two", "three"] {
+        assert_eq!(agent.answer().await, format!("spiffe://example.org/{path}"));
+    }
 }
 
 #[tokio::test]

@@ -66,14 +66,23 @@ impl IdentityHeaders {
         for (name, value) in set {
             request.headers.try_insert(name, value).map_err(|_| EditError::HeadersTooMany)?;
         }
-        let via = match request.version {
-            Version::HTTP_10 => "1.0 portcullis",
-            Version::HTTP_2 => "2.0 portcullis",
-            _ => "1.1 portcullis",
-        };
-        request.headers.try_append(VIA, HeaderValue::from_static(via)).map_err(|_| EditError::HeadersTooMany)?;
-        Ok(())
+        append_via(request)
     }
+}
+
+/// Appends the gate to a request's `Via` (RFC 9110 section 7.6.3).
+///
+/// # Errors
+///
+/// When the head would become too large.
+pub fn append_via(request: &mut Request) -> Result<(), EditError> {
+    let via = match request.version {
+        Version::HTTP_10 => "1.0 portcullis",
+        Version::HTTP_2 => "2.0 portcullis",
+        _ => "1.1 portcullis",
+    };
+    request.headers.try_append(VIA, HeaderValue::from_static(via)).map_err(|_| EditError::HeadersTooMany)?;
+    Ok(())
 }
 
 fn value(name: &HeaderName, text: &str) -> Result<HeaderValue, EditError> {

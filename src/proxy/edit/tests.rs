@@ -11,7 +11,7 @@ fn request(target: &str, fields: &[(&str, &str)]) -> Request {
     for &(name, value) in fields {
         request = request.header(name, value);
     }
-    let downstream = Downstream { scheme: Scheme::HTTPS, limits: Limits { header_bytes: 65536, headers: 100 } };
+    let downstream = Downstream { scheme: Scheme::HTTPS, limits: Limits { header_bytes: 65536, headers: 100 }, outbound: false };
     normalise(&mut request.body(()).unwrap().into_parts().0, &downstream).unwrap()
 }
 

@@ -45,6 +45,7 @@ pub(super) struct Examined {
     join_cookies: bool,
     pub(super) host: Option<Authority>,
     pub(super) declared_length: Option<u64>,
+    pub(super) takes_trailers: bool,
 }
 
 /// Looks at every field once.
@@ -60,7 +61,8 @@ pub(super) fn examine(headers: &HeaderMap, version: Version, target_bytes: usize
     if headers.keys_len() < headers.len() {
         refuse_repeated(headers, http2)?;
     }
-    let mut found = Examined { taken_off: Vec::new(), join_cookies: false, host: None, declared_length: None };
+    let mut found =
+        Examined { taken_off: Vec::new(), join_cookies: false, host: None, declared_length: None, takes_trailers: false };
     let mut bytes = target_bytes;
     for (name, value) in headers {
         // As the head will stand in HTTP/1.1, so that what HPACK made small counts in full.
@@ -82,13 +84,14 @@ pub(super) fn examine(headers: &HeaderMap, version: Version, target_bytes: usize
             Kind::Te if http2 && value != "trailers" => return Err(Refusal::ConnectionSpecific),
             Kind::Connection if !text(value)?.split(',').all(is_connection_option) => return Err(Refusal::ConnectionOption),
             Kind::Expect if value != "100-continue" => return Err(Refusal::Expect),
-            Kind::TransferEncoding
-            | Kind::Connection
-            | Kind::ConnectionSpecific
-            | Kind::Te
-            | Kind::Expect
-            | Kind::HopByHop
-            | Kind::Owned => found.taken_off.push(name.clone()),
+            Kind::Te => {
+                let names = |option: &str| option.trim_matches([' ', '\t']).eq_ignore_ascii_case("trailers");
+                found.takes_trailers |= text(value)?.split(',').any(names);
+                found.taken_off.push(name.clone());
+            }
+            Kind::TransferEncoding | Kind::Connection | Kind::ConnectionSpecific | Kind::Expect | Kind::HopByHop | Kind::Owned => {
+                found.taken_off.push(name.clone())
+            }
         }
     }
     if bytes > limits.header_bytes {
@@ -210,6 +213,8 @@ pub(in crate::proxy) fn kind(name: &str) -> Kind {
             "from" => Kind::Singleton,
             _ => Kind::Ordinary,
         },
+        // Of a WebSocket's handshake these belong to one connection.
+        Some(b's') if matches!(name, "sec-websocket-key" | "sec-websocket-accept") => Kind::Owned,
         Some(b'v') if name == "via" => Kind::Via,
         Some(b'w') if matches!(name, "workload-identity-token" | "workload-proof-token") => Kind::Owned,
         Some(b'a' | b'd' | b'i' | b'l' | b'm' | b'o' | b'r') if is_singleton(name) => Kind::Singleton,

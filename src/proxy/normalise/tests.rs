@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const DOWNSTREAM: Downstream = Downstream { scheme: Scheme::HTTPS, limits: Limits { header_bytes: 4096, headers: 20 } };
+const DOWNSTREAM: Downstream =
+    Downstream { scheme: Scheme::HTTPS, limits: Limits { header_bytes: 4096, headers: 20 }, outbound: false };
 
 /// A head as hyper hands it up. HTTP/2 targets are absolute, as h2 builds them from `:scheme`, `:authority` and `:path`.
 fn head(version: Version, method: &str, target: &str, fields: &[(&str, &str)]) -> Parts {
@@ -326,13 +327,33 @@ fn h4_connection_names_hop_by_hop_fields_only() {
         ("te", "gzip"),
         ("trailer", "x-t"),
         ("transfer-encoding", "chunked"),
-        ("upgrade", "h2c"),
         ("http2-settings", "AAMAAABkAARAAAAAAAIAAAAA"),
         ("expect", "100-continue"),
         ("x-kept", "1"),
     ];
     let request = http1("/", &fields).unwrap();
     assert_eq!(request.headers.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["x-kept"]);
+}
+
+#[test]
+fn f3_a_websocket_has_one_form_whichever_version_asks_for_it() {
+    let fields = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-protocol", "chat"),
+    ];
+    let one = http1("/v1/terminal?a=1", &fields).unwrap();
+    let mut asked = head(Version::HTTP_2, "CONNECT", "https://h.example/v1/terminal?a=1", &[fields[2], fields[4]]);
+    asked.extensions.insert(hyper::ext::Protocol::from_static("websocket"));
+    let two = normalise(&mut asked, &DOWNSTREAM).unwrap();
+    assert_eq!((&one.method, &two.method), (&Method::GET, &Method::GET));
+    assert_eq!(one.headers, two.headers);
+    assert_eq!((field(&one, "upgrade"), field(&one, "sec-websocket-key")), (vec!["websocket"], vec![]));
+    assert!(one.websocket.is_some() && two.websocket.is_some() && one.path == two.path);
+    assert_eq!(http1("/", &[("connection", "upgrade"), ("upgrade", "h2c")]).unwrap_err(), Refusal::Upgrade);
+    assert_eq!(http1("/", &fields[..3]).unwrap_err(), Refusal::Upgrade);
 }
 
 #[test]
