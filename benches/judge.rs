@@ -104,7 +104,7 @@ impl Asked {
                 &Networks::default(),
             ),
             headers,
-            segments: vec!["v1".to_owned(), "users".to_owned(), "7".to_owned()],
+            segments: ["v1", "reports", "2026", "q3"].map(str::to_owned).to_vec(),
             session: View { age_seconds: 60, requests: 1000, denied: 3, recent: Vec::new() },
             windows: BTreeMap::new(),
         })
@@ -120,7 +120,7 @@ impl Asked {
                 scheme: "https",
                 host: "payroll.internal",
                 port: 443,
-                path: "/v1/users/7",
+                path: "/v1/reports/2026/q3",
                 segments: &self.segments,
                 raw_query: None,
                 query: &[],

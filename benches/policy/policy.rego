@@ -1,5 +1,6 @@
 # The reference policy of `judge`: an agent's request is allowed when nothing speaks against it.
-# Every rule is evaluated on an allow, because the reasons are a set: this is the full cost, without an early exit.
+# Every rule is evaluated on an allow, because the reasons are a set; the path matches the last of the globs and the address
+# the last of the networks: this is the full cost, without an early exit.
 package portcullis
 
 default decision := {"allowed": false, "reasons": ["no_policy"]}

@@ -24,6 +24,7 @@ const REGEX_BYTES: usize = 100 * 1024;
 thread_local! {
     static GLOBS: RefCell<HashMap<String, Vec<Glob>>> = RefCell::default();
     static NETWORKS: RefCell<HashMap<String, IpNet>> = RefCell::default();
+    static ADDRESS: RefCell<(String, Option<IpAddr>)> = RefCell::default();
     static REGEXES: RefCell<HashMap<String, Regex>> = RefCell::default();
 }
 
@@ -103,10 +104,16 @@ fn contains(arguments: &[Value]) -> Option<bool> {
             }
         };
         if asked.contains('/') {
-            Some(network.contains(&asked.parse::<IpNet>().ok()?))
-        } else {
-            Some(network.contains(&asked.parse::<IpAddr>().ok()?))
+            return Some(network.contains(&asked.parse::<IpNet>().ok()?));
         }
+        // Policies ask about one address and many networks.
+        ADDRESS.with_borrow_mut(|(text, address)| {
+            if address.is_none() || text.as_str() != asked.as_ref() {
+                *address = Some(asked.parse().ok()?);
+                asked.as_ref().clone_into(text);
+            }
+            address.map(|address| network.contains(&address))
+        })
     })
 }
 
