@@ -144,10 +144,15 @@ pub struct Generation {
 pub struct Judge {
     pub generation: Arc<Generation>,
     engine: Engine,
+    /// While a reassessment runs, its answers: exchanges between which the policy sees no difference are judged once.
+    given: Option<BTreeMap<(usize, Value), Judgement>>,
 }
 
+/// Answers kept during a reassessment; where all differ, keeping more would cost more than it saves.
+const GIVEN_MAX: usize = 1024;
+
 /// What came of one question.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Judgement {
     pub verdict: Verdict,
     pub generation: u64,
@@ -159,6 +164,8 @@ pub struct Judgement {
     pub engine: Kind,
     /// The two engines gave different answers, so the request is denied.
     pub disagreed: bool,
+    /// It is the answer to an equal question of the same reassessment.
+    pub reused: bool,
     pub took: Duration,
 }
 
@@ -166,12 +173,43 @@ impl Judge {
     /// Asks entry point `entry` about a case.
     pub fn judge(&mut self, entry: usize, case: &Case<'_>) -> Judgement {
         let began = Instant::now();
-        let input = self.generation.plans.get(entry).map_or_else(Value::new_object, |plan| plan.input(case));
+        let input = self.input(entry, case);
+        self.evaluate(entry, input, began)
+    }
+
+    /// From here on [`Judge::judge_again`] answers equal questions once.
+    pub fn begin_reassessment(&mut self) {
+        self.given = Some(BTreeMap::new());
+    }
+
+    pub fn end_reassessment(&mut self) {
+        self.given = None;
+    }
+
+    /// Asks about an open exchange.
+    pub fn judge_again(&mut self, entry: usize, case: &Case<'_>) -> Judgement {
+        let began = Instant::now();
+        let key = (entry, self.input(entry, case));
+        if let Some(given) = self.given.as_ref().and_then(|given| given.get(&key)) {
+            return Judgement { reused: true, took: began.elapsed(), ..given.clone() };
+        }
+        let judgement = self.evaluate(entry, key.1.clone(), began);
+        if let Some(given) = self.given.as_mut().filter(|given| given.len() < GIVEN_MAX) {
+            given.insert(key, judgement.clone());
+        }
+        judgement
+    }
+
+    fn input(&self, entry: usize, case: &Case<'_>) -> Value {
+        self.generation.plans.get(entry).map_or_else(Value::new_object, |plan| plan.input(case))
+    }
+
+    fn evaluate(&mut self, entry: usize, input: Value, began: Instant) -> Judgement {
         let Evaluation { answer, by } = self.engine.ask(entry, input.clone());
         let disagreed = answer == Err(EvaluationError::Disagreement);
         let (verdict, answer, fault) = self.read(entry, answer);
         let generation = self.generation.number;
-        Judgement { verdict, generation, input, answer, fault, engine: by, disagreed, took: began.elapsed() }
+        Judgement { verdict, generation, input, answer, fault, engine: by, disagreed, reused: false, took: began.elapsed() }
     }
 
     fn read(&self, entry: usize, answer: Result<Value, EvaluationError>) -> (Verdict, Option<Value>, Option<String>) {
@@ -252,7 +290,10 @@ impl Bench {
     pub fn candidates(&self, policy: &Arc<Policy>, may_kill: &[KillScope], number: u64) -> Result<Vec<Judge>, Report> {
         let plans = || (0..policy.entries().len()).map(|entry| Plan::new(policy.footprint(entry))).collect();
         let generation = |number| Generation { number, policy: Arc::clone(policy), plans: plans(), may_kill: may_kill.to_vec() };
-        self.seats.iter().map(|_| Ok(Judge { generation: Arc::new(generation(number)), engine: policy.engine()? })).collect()
+        self.seats
+            .iter()
+            .map(|_| Ok(Judge { generation: Arc::new(generation(number)), engine: policy.engine()?, given: None }))
+            .collect()
     }
 
     /// Puts a policy in force for all workers at once, and returns its generation. `prepare` is told its number just before, when

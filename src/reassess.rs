@@ -36,8 +36,9 @@ impl Default for Config {
     }
 }
 
-/// How many exchanges are judged between two looks at what else waits: about a fifth of a millisecond, since requests wait meanwhile.
-const SLICE: usize = 16;
+/// How long exchanges are judged between two looks at what else waits. By time and not by number: among ten thousand streams that
+/// have something to send, each look costs milliseconds, and what should be cut sends on meanwhile.
+const SLICE: Duration = Duration::from_millis(1);
 /// The same for those that are only looked at.
 const LOOKS: usize = 512;
 /// A decision whose exchange is still open is told after this.
@@ -50,10 +51,26 @@ pub struct Reassessed {
     pub cut: usize,
 }
 
+/// The time since others had their turn.
+struct Slice(Instant);
+
+impl Slice {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    async fn share(&mut self) {
+        if self.0.elapsed() >= SLICE {
+            tokio::task::yield_now().await;
+            self.0 = Instant::now();
+        }
+    }
+}
+
 /// One tick: leases, certificates, timers, overdue upstreams, decisions that wait to be told.
 pub async fn sweep(worker: &Worker, now: Instant) {
     let wall = since_epoch(SystemTime::now());
-    let mut judged = 0;
+    let mut slice = Slice::new();
     for (place, open) in worker.open().enumerate() {
         if place % LOOKS == LOOKS - 1 {
             tokio::task::yield_now().await;
@@ -73,10 +90,7 @@ pub async fn sweep(worker: &Worker, now: Instant) {
         open.look_at_upstream(now);
         if now.duration_since(open.judged()) >= open.reassess_every() {
             judge(worker, &open);
-            judged += 1;
-            if judged % SLICE == 0 {
-                tokio::task::yield_now().await;
-            }
+            slice.share().await;
         }
     }
     worker.pool.sweep(now);
@@ -95,16 +109,17 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
     let mut found = Reassessed::default();
     // Taken now, whatever is open: the next request must not be the first to find it.
     let Ok((generation, _)) = worker.generation() else { return found };
-    for (place, open) in worker.open().enumerate() {
-        if place % SLICE == SLICE - 1 {
-            tokio::task::yield_now().await;
-        }
+    let mut slice = Slice::new();
+    worker.begin_reassessment();
+    for open in worker.open() {
+        slice.share().await;
         // What is admitted after the activation was judged by it.
         if open.exchange().generation() < generation.number && open.exchange().cut.is_admitted() {
             found.open += 1;
             found.cut += usize::from(judge(worker, &open));
         }
     }
+    worker.end_reassessment();
     found
 }
 
@@ -112,10 +127,9 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
 pub async fn stirred(worker: &Worker, sessions: &BTreeSet<String>) {
     let Ok((generation, _)) = worker.generation() else { return };
     let concerned = |open: &Rc<Open>| sessions.contains(&open.downstream.caller.session) && open.reads_anomaly(&generation.plans);
-    for (place, open) in worker.open().filter(concerned).enumerate() {
-        if place % SLICE == SLICE - 1 {
-            tokio::task::yield_now().await;
-        }
+    let mut slice = Slice::new();
+    for open in worker.open().filter(concerned) {
+        slice.share().await;
         judge(worker, &open);
     }
 }
@@ -135,10 +149,10 @@ pub fn withdraw(worker: &Worker, ended: &[Rc<Downstream>]) {
 /// How many of what is open here a generation would cut that is not in force.
 pub async fn rehearse(worker: &Rc<Worker>, mut candidate: Judge) -> Reassessed {
     let mut found = Reassessed::default();
-    for (place, open) in worker.open().enumerate() {
-        if place % SLICE == SLICE - 1 {
-            tokio::task::yield_now().await;
-        }
+    let mut slice = Slice::new();
+    candidate.begin_reassessment();
+    for open in worker.open() {
+        slice.share().await;
         match open.rehearse(&mut candidate) {
             Again::Goes => found.open += 1,
             Again::Ends(..) => {

@@ -200,6 +200,24 @@ impl Worker {
         self.judge.borrow_mut().as_mut().map(|judge| judge.judge(entry, case))
     }
 
+    /// The same about an open exchange.
+    pub fn judge_again(&self, entry: usize, case: &Case<'_>) -> Option<Judgement> {
+        self.judge.borrow_mut().as_mut().map(|judge| judge.judge_again(entry, case))
+    }
+
+    /// Until [`Worker::end_reassessment`], or another judge's turn, equal questions about open exchanges are answered once.
+    pub fn begin_reassessment(&self) {
+        if let Some(judge) = self.judge.borrow_mut().as_mut() {
+            judge.begin_reassessment();
+        }
+    }
+
+    pub fn end_reassessment(&self) {
+        if let Some(judge) = self.judge.borrow_mut().as_mut() {
+            judge.end_reassessment();
+        }
+    }
+
     pub(super) fn enlist(&self, open: &Rc<Open>) -> usize {
         self.open.borrow_mut().insert(Rc::downgrade(open))
     }

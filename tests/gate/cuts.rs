@@ -321,7 +321,7 @@ async fn of_two_thousand_open_exchanges_only_those_that_match_are_woken() {
 }
 
 /// An upstream that sends a byte a moment, so that thousands of streams cost little.
-fn slow_ticks() -> (Backend, ()) {
+pub fn slow_ticks() -> (Backend, ()) {
     let backend = Backend::answering(|_, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
         loop {

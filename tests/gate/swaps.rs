@@ -151,3 +151,25 @@ async fn a_policy_that_is_refused_changes_nothing_and_says_where() {
     assert!(status["last_error"]["report"].to_string().contains("no.such"), "{status}");
     assert_eq!(status["generation"], 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_open_exchanges_between_which_the_policy_sees_no_difference_one_is_judged_again() {
+    let (backend, _) = crate::cuts::slow_ticks();
+    let by_path =
+        |verdict: &str| format!("package portcullis\n\ndefault decision := false\n\ndecision := true if {{ {verdict} }}\n");
+    let gate = Setup::policy(&by_path("startswith(input.request.path, \"/ticks\")")).start(backend.address);
+    let client = gate.http2("agents/research").await;
+    let mut open = Vec::new();
+    for place in 0..20 {
+        // Two paths, on one connection and so on one worker.
+        let path = format!("/ticks/{}", place % 2);
+        let mut body = within("a stream", client.clone().send(request("GET", &path, empty()))).await.unwrap().into_body();
+        crate::cuts::some_bytes(&mut body, 1).await;
+        open.push(body);
+    }
+    let judged = || gate.metric("portcullis_decision_seconds_count", "phase=\"reassess\"");
+    let before = tokio::task::block_in_place(judged);
+    let (status, answer) = tokio::task::block_in_place(|| gate.activate(&by_path("input.request.path == \"/ticks/0\""), "{}"));
+    assert_eq!((status, &answer["open"], &answer["cut"]), (200, &20.into(), &10.into()), "{answer}");
+    assert!((tokio::task::block_in_place(judged) - before - 2.0).abs() < 0.5, "two questions, two answers");
+}
