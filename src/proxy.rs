@@ -125,7 +125,15 @@ pub async fn serve(open: Rc<Open>) -> Response<Reply> {
     });
     match stopped.await {
         Ok(response) => response,
-        Err(stop) => respond::stop(&open, grpc, stop),
+        Err(stop) => respond::stop(&open, grpc, blamed(&open, stop)),
+    }
+}
+
+/// A cut that came while the walk was polled breaks the upstream's side as well, and that is seen first. It is not the upstream's fault.
+fn blamed(open: &Open, stop: Stop) -> Stop {
+    match (stop, open.exchange().cut.cause()) {
+        (Stop::Upstream(_), Some(cause)) => Stop::Cut(cause),
+        (stop, _) => stop,
     }
 }
 
