@@ -27,16 +27,17 @@
 //! ```text
 //! listener   accept → TLS → peer → wire → hyper            before we know you: TLS alert, or 400/414/431 by wire, recorded
 //!    │
-//! proxy      open exchange → normalise → route → action → standing kills → JUDGE → edit
+//! proxy      open exchange → normalise → anomaly rules → route → standing kills → JUDGE → edit
 //!    │                                                      after we know you: deny is problem+json or gRPC status
 //! upstream   connect, send, both bodies through flow        after the response head: only a cut is left
+//!            or both ways through tunnel (WebSocket, CONNECT)
 //!    │
 //! audit      one decision record, written by somebody else
 //! ```
 //!
 //! # How a kill rises
 //!
-//! Policy activation, lease, timer, certificate expiry, a policy's own `kill` and the operator all meet at one door, [`kill`]:
+//! Policy activation, lease, timer, certificate expiry, anomaly rule, a policy's own `kill` and the operator all meet at one door, [`kill`]:
 //! publish, scan, store, return. Judges and state never call it; `proxy`, `reassess` and `control` do. Each exchange owns one
 //! [`exchange::Cut`]; whoever carries its bytes selects on that first.
 //!
