@@ -110,7 +110,7 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
     // Taken now, whatever is open: the next request must not be the first to find it.
     let Ok((generation, _)) = worker.generation() else { return found };
     let mut slice = Slice::new();
-    worker.begin_reassessment();
+    let _equal_once = worker.begin_reassessment();
     for open in worker.open() {
         slice.share().await;
         // What is admitted after the activation was judged by it.
@@ -119,7 +119,6 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
             found.cut += usize::from(judge(worker, &open));
         }
     }
-    worker.end_reassessment();
     found
 }
 
