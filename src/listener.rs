@@ -231,7 +231,7 @@ pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
     });
     let socket = Socket::new(stream, gate);
     let stream = match &entrance.acceptor {
-        Some(acceptor) => match handshake(&worker, &entrance, acceptor, socket).await {
+        Some(acceptor) => match Box::pin(handshake(&worker, &entrance, acceptor, socket)).await {
             Ok(stream) => stream,
             Err(error) => return refuse(HandshakeError::of_code(tls::reason(&error))),
         },
@@ -265,9 +265,10 @@ pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
     });
     line.identify(proven, Rc::clone(&downstream), registered);
     let _listed = lines.enlist(&line);
+    // Boxed, as is whatever seldom happens: a future is as large as the largest of what it may wait for, and most connections idle.
     match downstream.transport {
-        Transport::Http1 => http1::carry(worker, entrance, downstream, line, stream).await,
-        Transport::Http2 => http2::carry(worker, entrance, downstream, line, stream).await,
+        Transport::Http1 => Box::pin(http1::carry(worker, entrance, downstream, line, stream)).await,
+        Transport::Http2 => Box::pin(http2::carry(worker, entrance, downstream, line, stream)).await,
     }
 }
 

@@ -104,11 +104,11 @@ pub(super) async fn carry(
             let parts = connection.into_parts();
             let (tls, held) = parts.io.into_inner().into_upgraded();
             // `wire` lets hyper have nothing behind the head that asked for it.
-            carry_tunnel(&line, tunnel, tls, [parts.read_buf, held].concat().into()).await;
+            Box::pin(carry_tunnel(&line, tunnel, tls, [parts.read_buf, held].concat().into())).await;
         }
         (End::Rejected(rejection), _) => {
             let wire = connection.into_parts().io.into_inner();
-            reject(&worker, &entrance, &downstream, wire, rejection).await;
+            Box::pin(reject(&worker, &entrance, &downstream, wire, rejection)).await;
         }
         // Answered before the request's body had come; what was cut goes down at once.
         (End::Done, _) if (monitor.in_body() || line.left_http()) && !line.is_shut() && line.order() != Close::Now => {
@@ -118,14 +118,14 @@ pub(super) async fn carry(
                 tls.shutdown().await?;
                 throw_away(&mut tls).await
             };
-            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, say).await;
+            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, Box::pin(say)).await;
         }
         (End::Done | End::Cut, _) => {
             drop(connection);
             // A head behind an exchange that took the connection with it was refused all the same.
             if let Some(rejection) = monitor.take_rejection() {
                 let id = uuid::Uuid::new_v4().to_string();
-                record_rejection(&worker, &entrance, &downstream, &id, &rejection, Protocol::Http1).await;
+                Box::pin(record_rejection(&worker, &entrance, &downstream, &id, &rejection, Protocol::Http1)).await;
             }
         }
     }
@@ -167,7 +167,8 @@ fn answer(
     let line = Rc::clone(line);
     async move {
         let mut response = match (open, ready) {
-            (Some(open), _) => serve(open).await,
+            // Boxed: hyper keeps room for this future as long as the connection lives, and most connections idle.
+            (Some(open), _) => Box::pin(serve(open)).await,
             (None, ready) => respond::health(ready.unwrap_or(false)),
         };
         if let Some(tunnel) = response.body_mut().take_tunnel() {

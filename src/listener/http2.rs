@@ -99,7 +99,7 @@ pub(super) async fn carry(
     if let Some(rejection) = rejected {
         // The connection is dropped as it stands: whoever floods it does not read a GOAWAY.
         let id = uuid::Uuid::new_v4().to_string();
-        record_rejection(&worker, &entrance, &downstream, &id, &rejection, Protocol::Http2).await;
+        Box::pin(record_rejection(&worker, &entrance, &downstream, &id, &rejection, Protocol::Http2)).await;
     }
     while telling.join_next().await.is_some() {}
 }
