@@ -1,8 +1,8 @@
 //! Change → the open exchanges it touches → judge again → cut.
 //!
-//! In: a tick of the sweep, an activation, an identity that ended, a session of which anomaly rules say something else. Out: how many were open and how many were cut. Runs on the worker
-//! that owns the exchanges, in slices between requests. What must stay true: every failing exchange is signalled before any is waited
-//! for, and a rehearsal changes nothing.
+//! In: a tick of the sweep, an activation, an identity that ended, a session of which anomaly rules say something else. Out: how many
+//! were open and how many were cut. Runs on the worker that owns the exchanges, in slices between requests. What must stay true: every
+//! failing exchange is signalled before any is waited for, and a rehearsal changes nothing.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -17,8 +17,7 @@ use crate::proxy::again::Again;
 use crate::proxy::downstream::Downstream;
 use crate::proxy::open::Open;
 use crate::proxy::worker::Worker;
-use crate::units::since_epoch;
-use crate::units::{Size, Span};
+use crate::units::{Size, Span, since_epoch};
 
 /// `exchanges`: how open exchanges are watched.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -107,7 +107,8 @@ async fn first_bytes<D: AsyncRead + Unpin>(client: &mut D, early: Bytes) -> Opti
 
 /// Asks a policy that reads the server name again, now that there is one.
 fn still_allowed(open: &Open) -> bool {
-    let reads = open.worker.generation().is_ok_and(|(generation, _)| generation.plans.iter().any(|plan| plan.reads_server_name));
+    let Ok((generation, _)) = open.worker.generation() else { return false };
+    let reads = generation.plans.iter().any(|plan| plan.reads_server_name);
     if !reads || open.server_name().is_none() {
         return true;
     }

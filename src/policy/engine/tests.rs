@@ -175,20 +175,6 @@ fn the_shipped_policy_passes_its_own_tests() {
     }
 }
 
-#[test]
-#[ignore = "a measurement, for a quiet machine"]
-#[expect(clippy::print_stdout, reason = "the figure is what this test is for")]
-fn what_an_evaluation_of_the_shipped_policy_costs() {
-    let mut engine = shipped().engine().unwrap();
-    let input = value(&asks("agents/research", "GET", &["v1", "users", "7"]));
-    let rounds = 20_000u32;
-    let start = Instant::now();
-    for _ in 0..rounds {
-        engine.evaluate(0, input.clone()).unwrap();
-    }
-    println!("{:?} per evaluation", start.elapsed() / rounds);
-}
-
 /// A policy with a VM of another one: what a bug of either engine looks like.
 pub(crate) fn lying(every: u32) -> (Policy, Engine) {
     let mut policy = load(&[("p.rego", "package a\n\ndefault r := false\n\nr if input.x == 1\n")], &["a/r"]).unwrap();
