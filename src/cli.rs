@@ -7,8 +7,11 @@ mod anomaly;
 mod check;
 mod client;
 mod dev;
+mod eval;
 mod exchanges;
+mod explain;
 mod failure;
+mod judging;
 mod kill;
 mod kills;
 mod panic;
@@ -17,7 +20,9 @@ mod run;
 mod schema;
 mod sessions;
 mod status;
+mod story;
 mod table;
+mod test;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -42,6 +47,12 @@ enum Command {
     Run(run::Arguments),
     /// Reads configuration and bundles: every mistake, and what the policy depends on.
     Check(check::Arguments),
+    /// Says the verdict the gate would give on an input document, and why.
+    Eval(eval::Arguments),
+    /// Judges a recorded decision once more by the policy as it stands now, and says why.
+    Explain(explain::Arguments),
+    /// Runs the tests of a policy (`test_` rules), and says which rules they reach.
+    Test(test::Arguments),
     /// Runs everything on this machine: a throw-away CA, a demo upstream, a policy, the gate.
     Dev(dev::Arguments),
     /// Prints the JSON Schema of the configuration, for editors.
@@ -76,6 +87,9 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     let done = match arguments.command {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Dev(arguments) => dev::run(arguments),
         Command::Schema => schema::run(),
         Command::Status(arguments) => status::run(&arguments),
@@ -89,7 +103,9 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            talk(&failure.to_string());
+            if !failure.is_told() {
+                talk(&failure.to_string());
+            }
             ExitCode::from(failure.code)
         }
     }
@@ -123,6 +139,10 @@ mod tests {
         for line in [
             "run -c gate.yaml",
             "check -c gate.yaml --json",
+            "eval -c gate.yaml -i - --entry portcullis/decision --explain --json",
+            "eval -c gate.yaml -i input.json --route all",
+            "explain 3f2a3f2a-0000-4000-8000-000000000000 -c gate.yaml --log decisions.jsonl --json",
+            "test policy more.rego --run reads --watch --json --coverage-min 80 -v",
             "dev --tour --directory /tmp/x",
             "schema",
             "status --socket a.sock --json",

@@ -177,6 +177,20 @@ impl Judge {
         self.evaluate(entry, input, began)
     }
 
+    /// A judge outside of a gate, for the commands that ask it about an input document as it stands.
+    ///
+    /// # Errors
+    /// The findings of the compiler.
+    pub fn alone(policy: &Arc<Policy>, may_kill: &[KillScope]) -> Result<Option<Self>, Report> {
+        let bench = Bench::new(1, Arc::new(Registry::new(1)));
+        Ok(bench.candidates(policy, may_kill, 1)?.pop())
+    }
+
+    /// Asks entry point `entry` about an input document, whoever made it.
+    pub fn judge_document(&mut self, entry: usize, input: Value) -> Judgement {
+        self.evaluate(entry, input, Instant::now())
+    }
+
     /// From here on [`Judge::judge_again`] answers equal questions once.
     pub fn begin_reassessment(&mut self) {
         self.given = Some(BTreeMap::new());

@@ -6,6 +6,7 @@
 
 pub mod bundle;
 pub mod engine;
+pub mod explain;
 mod fitness;
 pub mod footprint;
 mod hazard;
@@ -15,6 +16,7 @@ mod patterns;
 pub mod preflight;
 mod program;
 mod samples;
+pub mod suite;
 mod walk;
 
 use std::collections::BTreeMap;

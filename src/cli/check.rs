@@ -8,15 +8,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::data;
 use super::failure::Failure;
 use super::table::{clean, count, or_dash, pairs, table};
+use super::{data, judging};
 use crate::config::Config;
 use crate::control::{EntryStatus, PolicyStatus};
-use crate::metrics::Metrics;
-use crate::policy::Policy;
 use crate::proxy::EnforcementConfig;
-use crate::proxy::settings::Settings;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -65,13 +62,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn check(arguments: &Arguments) -> Result<Findings, Failure> {
-    let config =
-        Config::read(&arguments.config).map_err(|report| Failure::misuse(format!("the configuration has mistakes\n{report}")))?;
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|error| Failure::new(error.to_string()))?;
-    let settings = Settings::new(&config.parts(), &metrics)
-        .map_err(|mistakes| Failure::misuse(format!("the configuration has mistakes\n{}", mistakes.join("\n"))))?;
-    let policy = Policy::load(&config.policy, &settings.entries)
-        .map_err(|report| Failure::misuse(format!("the policy has mistakes\n{report}")))?;
+    let (config, settings) = judging::read(&arguments.config)?;
+    let policy = judging::load(&config, &settings.entries)?;
     Ok(Findings {
         environment: config.environment.clone(),
         routes: routes(&config),

@@ -31,6 +31,15 @@ impl Failure {
         Self { code: MISUSE, ..Self::new(message) }
     }
 
+    /// What there is to say stands on stdout already; only the exit code is left.
+    pub(super) fn told() -> Self {
+        Self::new("")
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.message.is_empty()
+    }
+
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

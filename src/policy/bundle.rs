@@ -143,6 +143,26 @@ pub fn read(name: &str, path: &Path, bounds: &Bounds) -> Result<Bundle, Vec<Find
     Reader { root: shown, name, findings: Vec::new() }.understand(files)
 }
 
+/// Reads one file as the only one of a bundle: Rego, or `data.json` and its like.
+///
+/// # Errors
+/// It cannot be read, or is no such file.
+pub(super) fn read_file(path: &Path, bounds: &Bounds) -> Result<Bundle, Vec<Finding>> {
+    let shown = path.display().to_string();
+    let refuse = |message: String| vec![Finding::whole(&shown, message, "give a bundle, a .rego file or a data.json")];
+    let leaf = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    if !leaf.ends_with(".rego") && !matches!(leaf.as_str(), "data.json" | "data.yaml" | "data.yml") {
+        return Err(refuse("this is no file of a bundle".to_owned()));
+    }
+    let content = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
+    if content.len() as u64 > bounds.bytes.0 {
+        return Err(refuse("it holds more bytes than a bundle may".to_owned()));
+    }
+    let parent = path.parent().map(|parent| parent.display().to_string()).filter(|parent| !parent.is_empty());
+    let root = parent.unwrap_or_else(|| ".".to_owned());
+    Reader { root, name: &shown, findings: Vec::new() }.understand(vec![File { path: leaf, content }])
+}
+
 struct Reader<'a> {
     root: String,
     name: &'a str,

@@ -174,6 +174,21 @@ impl Policy {
         self.footprints.get(entry).unwrap_or(NOTHING)
     }
 
+    /// The rule of an entry point, as the engine names it.
+    pub(super) fn rule(&self, entry: usize) -> Option<&str> {
+        self.plan.rules.get(entry).map(|judged| judged.rule.as_str())
+    }
+
+    /// The text that judges.
+    pub(super) fn sources(&self) -> &[Source] {
+        &self.plan.sources
+    }
+
+    /// The data of all bundles, as JSON.
+    pub(super) fn data(&self) -> &str {
+        &self.plan.data
+    }
+
     /// Bundle → revision.
     pub fn revisions(&self) -> &BTreeMap<String, String> {
         &self.revisions
@@ -399,7 +414,7 @@ impl Interpreter {
 }
 
 /// regorus hands a time limit on as text when it passed through a function, so its words count as well as its type.
-fn failure(limit: Option<&LimitError>, said: &str) -> EvaluationError {
+pub(super) fn failure(limit: Option<&LimitError>, said: &str) -> EvaluationError {
     if matches!(limit, Some(LimitError::TimeLimitExceeded { .. })) || said.contains("execution exceeded time limit") {
         return EvaluationError::Timeout;
     }

@@ -65,7 +65,7 @@ pub(super) fn check(bundles: &[Bundle], entries: &[Entry]) -> Result<Checked, Ve
     Ok(Checked { program, modules, tests, data, rules, warnings })
 }
 
-fn parse(source: &Source) -> Result<Ref<Module>, Finding> {
+pub(super) fn parse(source: &Source) -> Result<Ref<Module>, Finding> {
     nesting::check(&source.text).map_err(|deep| Finding {
         file: source.file.clone(),
         line: deep.line,
@@ -189,7 +189,7 @@ fn resolve(entry: &Entry, program: &Program) -> Result<(String, usize), Finding>
 }
 
 /// One finding a cycle, and one for each chain of calls that is too deep for a stack.
-fn recursion(program: &Program) -> Vec<Finding> {
+pub(super) fn recursion(program: &Program) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut frames: Vec<Option<usize>> = vec![None; program.nodes.len()];
     for start in 0..program.nodes.len() {

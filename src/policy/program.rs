@@ -78,7 +78,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    fn of(module: &Module) -> Self {
+    pub(super) fn of(module: &Module) -> Self {
         let mut imports = BTreeMap::new();
         for import in &module.imports {
             let Some((root, steps)) = walk::reference(&import.refr) else { continue };

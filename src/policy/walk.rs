@@ -339,7 +339,7 @@ fn keys(key: &Expr) -> Vec<String> {
 }
 
 /// Every name in a pattern.
-fn names_in(pattern: &Expr) -> Box<dyn Iterator<Item = String> + '_> {
+pub(super) fn names_in(pattern: &Expr) -> Box<dyn Iterator<Item = String> + '_> {
     match pattern {
         Expr::Var { span, .. } => Box::new(std::iter::once(span.text().to_owned())),
         Expr::Array { items, .. } | Expr::Set { items, .. } => Box::new(items.iter().flat_map(|item| names_in(item))),
@@ -349,7 +349,7 @@ fn names_in(pattern: &Expr) -> Box<dyn Iterator<Item = String> + '_> {
 }
 
 /// The names a query makes local by itself.
-fn declared(query: &Query) -> BTreeSet<String> {
+pub(super) fn declared(query: &Query) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for statement in &query.stmts {
         match &statement.literal {

@@ -1,0 +1,362 @@
+//! `portcullis explain`: a recorded decision, judged once more by the policy as it stands now.
+//!
+//! In: a decision id, a configuration, the record. Out: record and now side by side, what the record does not hold, and how the new
+//! verdict came about. What must stay true: a path the record lacks is never passed off as absent where it may only be unrecorded;
+//! what was hashed is named. The record is read line by line, since it may be far larger than memory.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use regorus::Value;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::failure::Failure;
+use super::judging::{Court, Wanted, as_json, told};
+use super::table::{clean, or_dash, table};
+use super::{data, story};
+use crate::judge::Judgement;
+
+/// No line of a record is longer: bodies are bounded.
+const LINE: u64 = 256 * 1024 * 1024;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  portcullis explain 3f2a3f2a-0000-4000-8000-000000000000 -c gate.yaml
+
+The id stands in the body of each denial (decision_id) and in each line of the record. A record holds what the policy could
+read of the request, without bodies; `audit.input: full` records them too.")]
+pub(super) struct Arguments {
+    /// The decision's id.
+    decision_id: String,
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// The record [default: audit.file, then those beside it that rotation left: FILE.1, FILE.2.gz].
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Prints JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is read of a decision line.
+#[derive(Debug, Deserialize)]
+struct Line {
+    decision_id: Option<String>,
+    timestamp: String,
+    path: Option<String>,
+    input: Option<Box<RawValue>>,
+    error: Option<String>,
+    #[serde(default)]
+    bundles: std::collections::BTreeMap<String, Revision>,
+    portcullis: Core,
+}
+
+#[derive(Debug, Deserialize)]
+struct Revision {
+    revision: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Core {
+    kind: String,
+    verdict: Option<String>,
+    reason: Option<String>,
+    #[serde(default)]
+    reasons: Vec<String>,
+    generation: Option<u64>,
+    engine: Option<String>,
+    method: Option<String>,
+    host: Option<String>,
+    path: Option<String>,
+    peer: Option<String>,
+    enforcement: Option<String>,
+    #[serde(default)]
+    bytes_in: u64,
+    ending: Option<String>,
+    #[serde(default)]
+    edits: Vec<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let log = match &arguments.log {
+        Some(log) => vec![log.clone()],
+        None => beside(&Court::config(&arguments.config)?.audit.file),
+    };
+    let line = find(&log, &arguments.decision_id)?;
+    let Some((path, input)) = line.path.as_deref().zip(line.input.as_ref()) else {
+        return Err(Failure::new(format!("no policy was asked: {}", summary(&line)))
+            .hint("the gate itself refused it; `reason` is one of the words of the README"));
+    };
+    let mut court = Court::open(&arguments.config, Wanted::Rule(path))?;
+    let input =
+        Value::from_json_str(input.get()).map_err(|error| Failure::new(format!("the record's input is no JSON: {error}")))?;
+    let unknown = unknown(&court, &line, &input);
+    let mut hashed = Vec::new();
+    hashes(&input, &mut "input".to_owned(), &mut hashed);
+    let judgement = court.judge(&input);
+    let explanation = court.explain(&input)?;
+    let differs = differs(&line, &judgement);
+    if arguments.json {
+        let all = json!({
+            "record": {
+                "timestamp": line.timestamp, "verdict": line.portcullis.verdict, "reason": line.portcullis.reason,
+                "reasons": line.portcullis.reasons, "generation": line.portcullis.generation, "engine": line.portcullis.engine,
+                "revisions": line.bundles.iter().map(|(name, bundle)| (name, &bundle.revision)).collect::<std::collections::BTreeMap<_, _>>(),
+                "error": line.error,
+            },
+            "now": told(&judgement, path),
+            "revisions": court.policy.revisions(),
+            "different": differs,
+            "unknown": unknown,
+            "hashed": hashed,
+            "explanation": as_json(&explanation),
+        });
+        return data(&serde_json::to_string_pretty(&all).unwrap_or_default());
+    }
+    let mut parts = vec![format!("{}  {}", clean(&line.timestamp), summary(&line)), compared(&line, &court, &judgement, differs)];
+    parts.extend((!unknown.is_empty()).then(|| {
+        let lines =
+            unknown.iter().map(|path| format!("  the record does not hold {path}: it was judged here as if it were absent"));
+        format!("not told\n{}", lines.collect::<Vec<_>>().join("\n"))
+    }));
+    parts.extend((!hashed.is_empty()).then(|| {
+        let lines = hashed
+            .iter()
+            .map(|path| format!("  {path} is a hash in the record; a policy that compares its value judges otherwise"));
+        format!("hashed\n{}", lines.collect::<Vec<_>>().join("\n"))
+    }));
+    parts.push(story::text(&explanation));
+    data(&parts.join("\n\n"))
+}
+
+fn summary(line: &Line) -> String {
+    let core = &line.portcullis;
+    let word = |text: &Option<String>| clean(text.as_deref().unwrap_or("-"));
+    let reason = core.reason.as_ref().map_or_else(String::new, |reason| format!(" ({})", clean(reason)));
+    format!(
+        "{} {}{} by {}: {}{reason}",
+        word(&core.method),
+        word(&core.host),
+        word(&core.path),
+        word(&core.peer),
+        word(&core.verdict)
+    )
+}
+
+fn allowed(line: &Line) -> bool {
+    line.portcullis.verdict.as_deref() == Some("allow")
+}
+
+fn differs(line: &Line, now: &Judgement) -> bool {
+    let reason = now.verdict.reason.map(|reason| reason.code());
+    // What an anomaly rule or a kill denied was no word of the policy's.
+    let same_reason = allowed(line) || reason == line.portcullis.reason.as_deref();
+    allowed(line) != now.verdict.allowed || !same_reason || line.portcullis.reasons != now.verdict.reasons
+}
+
+fn compared(line: &Line, court: &Court, now: &Judgement, differs: bool) -> String {
+    let core = &line.portcullis;
+    let list = |all: &[String]| or_dash((!all.is_empty()).then(|| all.join(", ")));
+    let row = |name: &str, then: String, now: String| [name.to_owned(), then, now];
+    let mut rows = vec![
+        row("verdict", or_dash(core.verdict.as_ref()), if now.verdict.allowed { "allow" } else { "deny" }.to_owned()),
+        row("reason", or_dash(core.reason.as_ref()), or_dash(now.verdict.reason.map(|reason| reason.code()))),
+        row("reasons", list(&core.reasons), list(&now.verdict.reasons)),
+        row("edits", list(&core.edits), "see the answer".to_owned()),
+        row("engine", or_dash(core.engine.as_ref()), now.engine.code().to_owned()),
+        row("generation", or_dash(core.generation), "on disk".to_owned()),
+    ];
+    if core.edits.is_empty() {
+        rows.retain(|[name, ..]| name != "edits");
+    }
+    let mut changed = Vec::new();
+    let names: std::collections::BTreeSet<&String> = line.bundles.keys().chain(court.policy.revisions().keys()).collect();
+    for name in names {
+        let (then, now) = (line.bundles.get(name).map(|bundle| &bundle.revision), court.policy.revisions().get(name));
+        rows.push(row(&format!("bundle {name}"), or_dash(then), or_dash(now)));
+        if then != now {
+            changed.push(clean(name));
+        }
+    }
+    rows.extend(
+        line.error.iter().chain(&now.fault).next().map(|_| row("fault", or_dash(line.error.as_ref()), or_dash(now.fault.as_ref()))),
+    );
+    let mut said = vec![table(["", "RECORD", "NOW"], rows)];
+    said.push(match (differs, changed.is_empty()) {
+        (false, true) => "the same verdict, by the same bundles".to_owned(),
+        (false, false) => format!("the same verdict, by another revision of {}", changed.join(", ")),
+        (true, true) => "a different verdict, by the same bundles".to_owned(),
+        (true, false) => format!("a different verdict, by another revision of {}", changed.join(", ")),
+    });
+    if core.verdict.as_deref() == Some("observe_deny") || core.enforcement.as_deref() == Some("observe") {
+        said.push("the route only observed: the request was let through".to_owned());
+    }
+    said.join("\n")
+}
+
+/// What the policy reads, and the record may only have left out.
+fn unknown(court: &Court, line: &Line, input: &Value) -> Vec<String> {
+    let same = court.policy.revisions().iter().all(|(name, now)| line.bundles.get(name).is_some_and(|then| then.revision == *now));
+    // Nothing came up, and the exchange was over when the line was written.
+    let no_body = line.portcullis.bytes_in == 0 && line.portcullis.ending.is_some();
+    let mut missing = Vec::new();
+    for path in court.policy.footprint(court.entry).paths.keys() {
+        let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+        let absent = |parts: &[&str]| stands(input, parts).is_none();
+        let name = |parts: &[&str]| std::iter::once("input").chain(parts.iter().copied()).collect::<Vec<_>>().join(".");
+        for body in BODIES {
+            if !no_body && body.iter().zip(&parts).all(|(body, part)| body == part) && absent(body) {
+                missing.push(name(if parts.len() > body.len() { &parts } else { body }));
+            }
+        }
+        let of_body = BODIES.iter().any(|body| parts.starts_with(body));
+        // By the same bundles, what a policy reads was built and recorded, and what is not there was not there.
+        if !same && !of_body && absent(&parts) {
+            missing.push(name(&parts));
+        }
+    }
+    missing.sort();
+    missing.dedup();
+    missing
+}
+
+/// Where bodies stand; a record leaves them out unless told otherwise.
+const BODIES: &[&[&str]] = &[&["request", "body"], &["parsed_body"], &["attributes", "request", "http", "body"]];
+
+fn stands<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
+    let mut at = value;
+    for part in path {
+        let Value::Object(object) = at else { return None };
+        at = object.get(&Value::from(*part))?;
+    }
+    Some(at)
+}
+
+/// Paths of texts that a hash stands for.
+fn hashes(value: &Value, path: &mut String, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) if holds_hash(text) => {
+            if found.last() != Some(path) {
+                found.push(path.clone());
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| hashes(item, path, found)),
+        Value::Object(object) => {
+            for (key, value) in object.iter_sorted() {
+                let length = path.len();
+                path.push('.');
+                path.push_str(&key.as_string().map_or_else(|_| key.to_string(), |key| key.to_string()));
+                hashes(value, path, found);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The form [`crate::audit::hash_secret`] gives.
+fn holds_hash(text: &str) -> bool {
+    text.match_indices("sha256:").any(|(at, mark)| {
+        let digits = text.get(at + mark.len()..).unwrap_or_default().chars().take_while(char::is_ascii_hexdigit).count();
+        digits == 16
+    })
+}
+
+/// The record, and the files rotation left beside it, the newest first.
+fn beside(log: &Path) -> Vec<PathBuf> {
+    let mut files = vec![log.to_owned()];
+    let name = log.file_name().map(|name| format!("{}.", name.to_string_lossy())).unwrap_or_default();
+    let folder = log.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut rotated: Vec<(std::time::SystemTime, PathBuf)> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&name))
+        .filter_map(|entry| Some((entry.metadata().ok().filter(std::fs::Metadata::is_file)?.modified().ok()?, entry.path())))
+        .collect();
+    rotated.sort();
+    files.extend(rotated.into_iter().rev().map(|(_, path)| path));
+    files
+}
+
+fn find(files: &[PathBuf], id: &str) -> Result<Line, Failure> {
+    let mut looked = Vec::new();
+    for path in files {
+        if path == Path::new("-") {
+            return Err(Failure::misuse("the record goes to stdout (audit.file is -)").hint("give the file it ended in with --log"));
+        }
+        match in_file(path, id) {
+            Ok(Some(line)) => return Ok(line),
+            Ok(None) => looked.push(path.display().to_string()),
+            Err(error) => {
+                return Err(Failure::misuse(format!("{}: {error}", path.display())).hint("give the record with --log FILE"));
+            }
+        }
+    }
+    Err(Failure::new(format!("no decision {} in {}", clean(id), looked.join(", ")))
+        .hint("a record that was moved away is read with --log FILE"))
+}
+
+fn in_file(path: &Path, id: &str) -> io::Result<Option<Line>> {
+    let file = File::open(path)?;
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        return in_lines(BufReader::new(flate2::read::MultiGzDecoder::new(file)), id);
+    }
+    in_lines(BufReader::with_capacity(1 << 20, file), id)
+}
+
+/// The decision line of this id. A line that is no JSON is none: a crash may have torn it.
+fn in_lines(mut lines: impl BufRead, id: &str) -> io::Result<Option<Line>> {
+    let wanted = serde_json::Value::from(id).to_string();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if lines.by_ref().take(LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
+        }
+        // Cheaper than reading each line as JSON, and a line that has the id somewhere else is looked at and passed over.
+        if !holds(&line, wanted.as_bytes()) {
+            continue;
+        }
+        let found = serde_json::from_slice::<Line>(&line).ok();
+        if let Some(found) = found.filter(|found| found.portcullis.kind == "decision" && found.decision_id.as_deref() == Some(id)) {
+            return Ok(Some(found));
+        }
+    }
+}
+
+fn holds(line: &[u8], wanted: &[u8]) -> bool {
+    // The id stands near the front of a line; the whole of it is searched all the same.
+    line.windows(wanted.len()).any(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_is_found_among_torn_and_other_lines() {
+        let core = r#""portcullis": {"kind": "KIND", "verdict": "deny", "reason": "policy", "bytes_in": 0}"#;
+        let line =
+            |id: &str, kind: &str| format!("{{\"decision_id\": \"{id}\", \"timestamp\": \"t\", {}}}\n", core.replace("KIND", kind));
+        let text = ["{\"torn\": \"b", "\n", &line("b", "closing"), &line("a", "decision"), &line("b", "decision")].concat();
+        let found = in_lines(text.as_bytes(), "b").unwrap().unwrap();
+        assert_eq!((found.decision_id.as_deref(), found.portcullis.kind.as_str()), (Some("b"), "decision"));
+        assert!(in_lines(text.as_bytes(), "c").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_the_record_hashed_is_named() {
+        let input = Value::from_json_str(
+            r#"{"request": {"headers": {"authorization": ["sha256:ba7816bf8f01cfea"], "x": ["sha256:1"]}, "path": "/a?token=sha256:ba7816bf8f01cfea"}}"#,
+        );
+        let mut found = Vec::new();
+        hashes(&input.unwrap(), &mut "input".to_owned(), &mut found);
+        assert_eq!(found, ["input.request.headers.authorization", "input.request.path"]);
+    }
+}

@@ -1,0 +1,215 @@
+//! An engine that tells what its probes see, beside one that is as the gate's.
+//!
+//! In: sources and data; rules and inputs. Out: values by either, and the events of one evaluation. What must stay true: events are
+//! kept up to a bound, and what went beyond it is known; one evaluation leaves nothing to the next (each is a fresh clone).
+
+use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use regorus::unstable::{Module, Ref};
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{LimitError, Value};
+
+use super::Point;
+use super::probe::{self, Depth};
+use crate::policy::bundle::Source;
+use crate::policy::engine::{EvaluationError, bare, failure};
+use crate::policy::preflight;
+use crate::policy::program::Program;
+
+/// Events of one evaluation that are kept.
+const EVENTS: usize = 50_000;
+/// How long an evaluation may take; probes do everything several times.
+const TIME: Duration = Duration::from_secs(60);
+/// More rules than this are not tried one by one when the engine refuses the probes.
+const TRIED: usize = 400;
+
+/// What one probe saw.
+#[derive(Clone, Debug)]
+pub(in crate::policy) struct Event {
+    pub(in crate::policy) point: usize,
+    pub(super) arguments: Vec<Value>,
+    /// For each prefix its solutions, each with the values asked for.
+    pub(super) prefixes: Vec<Vec<Vec<Option<Value>>>>,
+    /// The cases of a test.
+    pub(in crate::policy) cases: Vec<Vec<Value>>,
+}
+
+#[derive(Default)]
+struct Log {
+    events: Mutex<Vec<Event>>,
+    lost: AtomicBool,
+}
+
+/// See the module.
+pub(in crate::policy) struct Tracer {
+    plain: regorus::Engine,
+    probed: regorus::Engine,
+    program: Program,
+    points: Vec<Point>,
+    log: Arc<Log>,
+}
+
+impl Tracer {
+    /// Builds both engines.
+    ///
+    /// # Errors
+    /// What the engine says against the sources as they stand.
+    pub(in crate::policy) fn new(sources: &[Source], data: &str) -> Result<Self, String> {
+        let modules: Vec<Ref<Module>> = sources
+            .iter()
+            .map(|source| preflight::parse(source).map_err(|finding| finding.to_string()))
+            .collect::<Result<_, _>>()?;
+        let program = Program::new(&modules);
+        let log = Arc::new(Log::default());
+        let texts: Vec<(String, String, bool)> =
+            sources.iter().map(|source| (source.file.clone(), source.text.clone(), source.v0)).collect();
+        let plain = engine(&texts, data, None)?;
+        let write = |depth: &dyn Fn(usize, usize) -> Depth| {
+            let mut points = Vec::new();
+            let written = modules.iter().zip(sources).enumerate().map(|(file, (module, source))| {
+                let text = probe::write(&program, module, &source.text, source.v0, &mut points, &|rule| depth(file, rule));
+                (source.file.clone(), text, source.v0)
+            });
+            let texts: Vec<_> = written.collect();
+            (texts, points)
+        };
+        let build = |depth: &dyn Fn(usize, usize) -> Depth| {
+            let (texts, points) = write(depth);
+            engine(&texts, data, Some(&log)).map(|engine| (engine, points))
+        };
+        let built = build(&|_, _| Depth::Full);
+        let (probed, points) = match built {
+            Ok(built) => built,
+            Err(_) => {
+                let depths = tried(&modules, &build);
+                build(&|file, rule| depths.get(file).and_then(|rules| rules.get(rule)).copied().unwrap_or(Depth::Nothing))?
+            }
+        };
+        Ok(Self { plain, probed, program, points, log })
+    }
+
+    pub(in crate::policy) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    pub(in crate::policy) fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    /// The rule of a canonical path.
+    pub(in crate::policy) fn node(&self, rule: &str) -> Option<usize> {
+        self.program.nodes.iter().position(|node| crate::policy::program::canonical(&node.path) == rule)
+    }
+
+    /// True when there were more events than are kept, in the last evaluation.
+    pub(in crate::policy) fn lost(&self) -> bool {
+        self.log.lost.load(Ordering::Relaxed)
+    }
+
+    /// What the policy as it stands says.
+    pub(in crate::policy) fn plain(&self, rule: &str, input: &Value) -> Result<Value, EvaluationError> {
+        evaluate(self.plain.clone(), rule, input).0
+    }
+
+    /// What a test says, and what it prints.
+    pub(in crate::policy) fn printed(&self, rule: &str) -> (Result<Value, EvaluationError>, Vec<String>) {
+        evaluate(self.plain.clone(), rule, &Value::Undefined)
+    }
+
+    /// True when the definition an event is of held and had a value.
+    pub(in crate::policy) fn gave(&self, event: &Event) -> bool {
+        let last = self.points.get(event.point).and_then(|point| event.prefixes.get(point.steps.len()));
+        last.is_some_and(|solutions| solutions.iter().any(|values| values.iter().all(Option::is_some)))
+    }
+
+    /// What the policy says with its probes, and what they saw.
+    pub(in crate::policy) fn probed(&self, rule: &str, input: &Value) -> (Result<Value, EvaluationError>, Vec<Event>) {
+        self.log.lost.store(false, Ordering::Relaxed);
+        self.log.events.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let value = evaluate(self.probed.clone(), rule, input).0;
+        let events = std::mem::take(&mut *self.log.events.lock().unwrap_or_else(PoisonError::into_inner));
+        (value, events)
+    }
+}
+
+/// For each rule of each module the most its probes may tell.
+fn tried<T>(modules: &[Ref<Module>], build: &dyn Fn(&dyn Fn(usize, usize) -> Depth) -> Result<T, String>) -> Vec<Vec<Depth>> {
+    let mut left = TRIED;
+    let mut one = |file: usize, rule: usize| {
+        let alone = |wanted: Depth| build(&|f, r| if (f, r) == (file, rule) { wanted } else { Depth::Nothing }).is_ok();
+        match left.checked_sub(1) {
+            None => Depth::Nothing,
+            Some(less) => {
+                left = less;
+                [Depth::Full, Depth::Whole].into_iter().find(|wanted| alone(*wanted)).unwrap_or(Depth::Nothing)
+            }
+        }
+    };
+    modules.iter().enumerate().map(|(file, module)| (0..module.policy.len()).map(|rule| one(file, rule)).collect()).collect()
+}
+
+fn engine(texts: &[(String, String, bool)], data: &str, log: Option<&Arc<Log>>) -> Result<regorus::Engine, String> {
+    let said = |error: &dyn std::fmt::Display| preflight::placed("", error).to_string();
+    let mut engine = bare();
+    if let Some(log) = log {
+        let log = Arc::clone(log);
+        let seen = move |given: Vec<Value>| {
+            let mut events = log.events.lock().unwrap_or_else(PoisonError::into_inner);
+            match event(&given) {
+                Some(event) if events.len() < EVENTS => events.push(event),
+                Some(_) | None => log.lost.store(true, Ordering::Relaxed),
+            }
+            Ok(Value::Bool(true))
+        };
+        engine.add_extension(probe::SEEN.to_owned(), 2, Box::new(seen)).map_err(|error| said(&error))?;
+    }
+    for (file, text, v0) in texts {
+        engine.set_rego_v0(*v0);
+        engine.add_policy(file.clone(), text.clone()).map_err(|error| said(&error))?;
+    }
+    engine.add_data(Value::from_json_str(data).map_err(|error| said(&error))?).map_err(|error| said(&error))?;
+    if let Some(interval) = NonZeroU32::new(64) {
+        engine.set_execution_timer_config(ExecutionTimerConfig { limit: TIME, check_interval: interval });
+    }
+    // The engine analyses its modules when it is first asked anything.
+    engine.eval_query("true".to_owned(), false).map_err(|error| said(&error))?;
+    Ok(engine)
+}
+
+fn event(given: &[Value]) -> Option<Event> {
+    let [id, told] = given else { return None };
+    let point = usize::try_from(id.as_u64().ok()?).ok()?;
+    let told = told.as_array().ok()?;
+    let arguments = told.first()?.as_array().ok()?.to_vec();
+    let solution = |values: &Value| -> Option<Vec<Option<Value>>> {
+        let values = values.as_array().ok()?;
+        Some(values.iter().map(|caught| caught.as_array().ok().and_then(|caught| caught.first().cloned())).collect())
+    };
+    let solutions = |prefix: &Value| -> Option<Vec<Vec<Option<Value>>>> { prefix.as_array().ok()?.iter().map(solution).collect() };
+    let prefixes = told.get(1)?.as_array().ok()?.iter().map(solutions).collect::<Option<_>>()?;
+    let cases = solutions(told.get(2)?)?.into_iter().filter_map(|keys| keys.into_iter().collect()).collect();
+    Some(Event { point, arguments, prefixes, cases })
+}
+
+/// One evaluation by an engine that is thrown away, and what it printed.
+fn evaluate(mut engine: regorus::Engine, rule: &str, input: &Value) -> (Result<Value, EvaluationError>, Vec<String>) {
+    let judged = catch_unwind(AssertUnwindSafe(|| {
+        engine.set_input(input.clone());
+        let value = engine.eval_rule(rule.to_owned());
+        (value, engine.take_prints().unwrap_or_default())
+    }));
+    match judged {
+        Ok((Ok(Value::Undefined), prints)) => (Err(EvaluationError::Undefined), prints),
+        Ok((Ok(value), prints)) => (Ok(value), prints),
+        Ok((Err(error), prints)) => (Err(failure(error.downcast_ref::<LimitError>(), &error.to_string())), prints),
+        Err(_) => {
+            // Dropping what a panic left half done may panic again; nothing must come of that.
+            drop(catch_unwind(AssertUnwindSafe(|| drop(engine))));
+            (Err(EvaluationError::Panic("see above".to_owned())), Vec::new())
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The tests of a bundle: its `test_` rules, run as `opa test` runs them, and which rules they reach.
+//!
+//! In: paths of bundles and Rego files. Out: a [`Suite`], and for each test a [`Ran`]. What must stay true: a test passes here when
+//! it passes under OPA: its rule is `true`; of a rule with one key for each case, every case is; two rules of one name are two
+//! tests. A rule of the bundle counts as covered when some test entered one of its definitions, all of its body held, and its value
+//! was defined: told by the probes of [`super::explain`] in the test's own evaluation, whatever `with` was in place. Files that
+//! only test, and defaults, are not counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use regorus::Value;
+use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
+
+use super::bundle::{self, Bounds, Bundle, Source};
+use super::engine::EvaluationError;
+use super::explain::{Event, Explanation, Kind, Tracer};
+use super::program::{Program, canonical, full_path, package};
+use super::{Finding, Report, preflight};
+
+/// Tests, and the bundle they are about.
+pub struct Suite {
+    tracer: Tracer,
+    pub tests: Vec<Test>,
+    /// The points that are definitions of the bundle, not of its tests.
+    counted: BTreeSet<usize>,
+    covered: BTreeSet<usize>,
+}
+
+/// One `test_` rule.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// `data.portcullis_test.test_reads`; the second of one name ends in `#01`.
+    pub name: String,
+    pub file: String,
+    pub line: u32,
+    /// It is called `todo_test_…`.
+    pub skipped: bool,
+    /// It has one key for each case.
+    cases: bool,
+    rule: String,
+}
+
+/// What came of a test.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub outcome: Outcome,
+    pub took: Duration,
+    /// Each case by its keys, and whether it held.
+    pub cases: Vec<(Vec<String>, bool)>,
+    /// What it printed.
+    pub prints: Vec<String>,
+    /// Of one that failed: where, and what it asked.
+    pub explanation: Option<Explanation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Pass,
+    Fail,
+    Error(String),
+    Skipped,
+}
+
+/// A definition no test made defined.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uncovered {
+    pub file: String,
+    pub line: u32,
+    pub rule: String,
+}
+
+impl Suite {
+    /// Reads bundles and files, and finds their tests.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, at once.
+    pub fn load(paths: &[impl AsRef<Path>]) -> Result<Self, Report> {
+        let bundle = merged(paths)?;
+        let mut checked = preflight::check(std::slice::from_ref(&bundle), &[]).map_err(Report::sorted)?;
+        let (sources, tests) = renamed(&bundle.modules)?;
+        let data = serde_json::Value::Object(std::mem::take(&mut checked.data)).to_string();
+        let all: Vec<Ref<Module>> =
+            sources.iter().map(preflight::parse).collect::<Result<_, _>>().map_err(|finding| Report { findings: vec![finding] })?;
+        // A test that recurses would take the process with it.
+        let recursion = preflight::recursion(&Program::new(&all));
+        if !recursion.is_empty() {
+            return Err(Report::sorted(recursion));
+        }
+        let tracer = Tracer::new(&sources, &data).map_err(|why| Report { findings: vec![told(&why)] })?;
+        let only_tests: BTreeSet<&str> =
+            bundle.modules.iter().filter(|source| source.test).map(|source| source.file.as_str()).collect();
+        let is_test = |rule: &str| tests.iter().any(|test| test.rule == rule);
+        let points = tracer.points().iter().enumerate();
+        let counted = points.filter(|(_, point)| {
+            point.kind != Kind::Every && !only_tests.contains(point.place.file.as_str()) && !is_test(&point.place.rule)
+        });
+        let counted = counted.map(|(id, _)| id).collect();
+        Ok(Self { tracer, tests, counted, covered: BTreeSet::new() })
+    }
+
+    /// Runs one test.
+    pub fn run(&mut self, test: &Test) -> Ran {
+        let nothing =
+            Ran { outcome: Outcome::Skipped, took: Duration::ZERO, cases: Vec::new(), prints: Vec::new(), explanation: None };
+        if test.skipped {
+            return nothing;
+        }
+        let began = Instant::now();
+        let (plain, prints) = self.tracer.printed(&test.rule);
+        let took = began.elapsed();
+        let (probed, events) = self.tracer.probed(&test.rule, &Value::Undefined);
+        let agree = plain == probed;
+        if agree {
+            let held = events.iter().filter(|event| self.counted.contains(&event.point) && self.tracer.gave(event));
+            self.covered.extend(held.map(|event| event.point).collect::<Vec<_>>());
+        }
+        let cases = if test.cases { self.cases(test, plain.as_ref().ok(), &events) } else { Vec::new() };
+        let outcome = match plain {
+            Err(EvaluationError::Undefined) if test.cases => passed(cases.iter().all(|(_, held)| *held)),
+            Err(EvaluationError::Undefined) => Outcome::Fail,
+            Err(error) => Outcome::Error(error.to_string()),
+            Ok(_) if test.cases => passed(cases.iter().all(|(_, held)| *held)),
+            Ok(value) => passed(value == Value::Bool(true)),
+        };
+        let explanation = (outcome == Outcome::Fail).then(|| {
+            let start = self.tracer.node(&test.rule);
+            let mut explanation = self.tracer.stories(&events, start, &|_, _| None);
+            if !agree {
+                explanation = Explanation {
+                    rules: Vec::new(),
+                    not_asked: Vec::new(),
+                    not_told: Some("the test answers otherwise when it is looked into".to_owned()),
+                };
+            }
+            explanation
+        });
+        Ran { outcome, took, cases, prints, explanation }
+    }
+
+    /// The cases there were, by what their rule says and by what its probes saw begin.
+    fn cases(&self, test: &Test, value: Option<&Value>, events: &[Event]) -> Vec<(Vec<String>, bool)> {
+        let mut cases = BTreeMap::new();
+        if let Some(value) = value {
+            leaves(value, &mut Vec::new(), &mut cases);
+        }
+        let own = self.tracer.node(&test.rule);
+        let mine = |event: &&Event| self.tracer.points().get(event.point).is_some_and(|point| Some(point.node) == own);
+        for keys in events.iter().filter(mine).flat_map(|event| &event.cases) {
+            cases.entry(keys.iter().map(word).collect()).or_insert(false);
+        }
+        cases.into_iter().collect()
+    }
+
+    /// How many definitions some test made defined, how many there are, and those none did.
+    pub fn coverage(&self) -> (usize, usize, Vec<Uncovered>) {
+        let points = self.tracer.points();
+        let missing = self.counted.difference(&self.covered).filter_map(|id| points.get(*id));
+        let mut missing: Vec<Uncovered> = missing
+            .map(|point| Uncovered { file: point.place.file.clone(), line: point.place.line, rule: point.place.rule.clone() })
+            .collect();
+        missing.sort();
+        (self.covered.len(), self.counted.len(), missing)
+    }
+}
+
+fn passed(passed: bool) -> Outcome {
+    if passed { Outcome::Pass } else { Outcome::Fail }
+}
+
+fn told(why: &str) -> Finding {
+    Finding::whole("the tests", why, "")
+}
+
+fn word(key: &Value) -> String {
+    key.as_string().map_or_else(|_| key.to_string(), |text| text.to_string())
+}
+
+fn leaves(value: &Value, keys: &mut Vec<String>, found: &mut BTreeMap<Vec<String>, bool>) {
+    match value {
+        Value::Object(object) if keys.is_empty() || object.iter_sorted().next().is_some() => {
+            for (key, value) in object.iter_sorted() {
+                keys.push(word(key));
+                leaves(value, keys, found);
+                keys.pop();
+            }
+        }
+        other => drop(found.insert(keys.clone(), *other == Value::Bool(true))),
+    }
+}
+
+/// One bundle of all paths. Several are laid over each other, as the files of one folder.
+fn merged(paths: &[impl AsRef<Path>]) -> Result<Bundle, Report> {
+    let mut findings = Vec::new();
+    let mut bundles = Vec::new();
+    for path in paths {
+        let path = path.as_ref();
+        let bounds = Bounds::default();
+        let whole = path.is_dir() || path.to_string_lossy().ends_with(".gz") || !path.exists();
+        let read = if whole { bundle::read(&path.display().to_string(), path, &bounds) } else { bundle::read_file(path, &bounds) };
+        match read {
+            Ok(bundle) => bundles.push(bundle),
+            Err(found) => findings.extend(found),
+        }
+    }
+    let mut bundles = bundles.into_iter();
+    let Some(mut first) = bundles.next().filter(|_| findings.is_empty()) else { return Err(Report::sorted(findings)) };
+    for other in bundles {
+        first.roots = vec![String::new()];
+        first.modules.extend(other.modules);
+        if let Err(path) = bundle::merge(&mut first.data, other.data) {
+            findings.push(Finding::whole(
+                &other.name,
+                format!("data.{path} is already given by another path"),
+                "give each value once",
+            ));
+        }
+    }
+    if findings.is_empty() { Ok(first) } else { Err(Report::sorted(findings)) }
+}
+
+/// Gives each test a rule of its own, and lists them in reading order.
+fn renamed(sources: &[Source]) -> Result<(Vec<Source>, Vec<Test>), Report> {
+    let mut known: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut texts, mut tests) = (Vec::new(), Vec::new());
+    for source in sources {
+        let module = preflight::parse(source).map_err(|finding| Report { findings: vec![finding] })?;
+        let mut inserts = Vec::new();
+        for rule in &module.policy {
+            let Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. }, .. } = rule.as_ref() else {
+                continue;
+            };
+            let own = full_path(refr);
+            let Some(at) = own.iter().position(|part| part.starts_with("test_") || part.starts_with("todo_test_")) else {
+                continue;
+            };
+            let mut path = package(&module);
+            path.extend(own.iter().take(at + 1).cloned());
+            let name = canonical(&path);
+            let number = known.entry(name.clone()).and_modify(|count| *count += 1).or_insert(0);
+            let skipped = own.get(at).is_some_and(|part| part.starts_with("todo_"));
+            // Of a test in a longer name the last part cannot be told from the text alone; there are none in the wild.
+            if *number > 0 && at == 0 && !skipped {
+                let suffix = format!("__{number}");
+                if let Some(last) = path.last_mut() {
+                    last.push_str(&suffix);
+                }
+                inserts.push((root_end(refr), suffix));
+            }
+            let shown = if *number > 0 { format!("{name}#{number:02}") } else { name };
+            let span = refr.span();
+            tests.push(Test {
+                name: shown,
+                file: source.file.clone(),
+                line: span.line,
+                skipped,
+                cases: matches!(refr.as_ref(), Expr::RefBrack { .. }) && has_keys(refr),
+                rule: canonical(&path),
+            });
+        }
+        let mut text = source.text.clone();
+        for (at, insert) in inserts.iter().rev() {
+            if text.is_char_boundary(*at) {
+                text.insert_str(*at, insert);
+            }
+        }
+        texts.push(Source { text, ..source.clone() });
+    }
+    Ok((texts, tests))
+}
+
+/// Where the first name of a head ends.
+fn root_end(mut at: &Ref<Expr>) -> usize {
+    loop {
+        match at.as_ref() {
+            Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } => at = refr,
+            other => return usize::try_from(other.span().end).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+fn has_keys(refr: &Expr) -> bool {
+    match refr {
+        Expr::RefDot { refr, .. } => has_keys(refr),
+        Expr::RefBrack { refr, index, .. } => super::walk::text(index).is_none() || has_keys(refr),
+        _ => false,
+    }
+}
