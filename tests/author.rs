@@ -181,7 +181,8 @@ fn by_us(bundle: &str) -> Outcomes {
 #[test]
 fn tests_pass_and_fail_as_under_opa() {
     let mut compared = 0;
-    for bundle in ["tests/suites/reads", "tests/suites/cases", "tests/suites/odd", "policies/admin-api", "examples/sidecar/policy"] {
+    for bundle in ["tests/suites/reads", "tests/suites/cases", "tests/suites/odd", "policies/admin-api", "examples/sidecar/policy"]
+    {
         let (ours, theirs) = (by_us(bundle), by_opa(bundle));
         assert_eq!(ours, theirs, "{bundle}");
         compared += ours.len();
@@ -206,17 +207,37 @@ fn a_failing_test_is_told_with_its_place_and_its_values() {
     );
     assert!(!text.contains("test_known_reads"), "what passed is told with -v only: {text}");
     let text = prints(1, &["test", "tests/suites/reads", "-v", "--run", "known_reads|fails_plainly"], "");
-    has(&text, &["PASS: data.app_test.test_known_reads", "data.app.allow", "input.method == \"GET\"", "input.method = \"POST\"", "PASS: 1/2"]);
+    has(
+        &text,
+        &[
+            "PASS: data.app_test.test_known_reads",
+            "data.app.allow",
+            "input.method == \"GET\"",
+            "input.method = \"POST\"",
+            "PASS: 1/2",
+        ],
+    );
     has(&prints(1, &["test", "tests/suites/cases"], ""), &["wrong", "FAIL: 4/10"]);
 }
 
 #[test]
 fn a_rule_is_covered_when_a_test_makes_it_defined() {
     let told = json_of(0, &["test", "tests/suites/reads", "--json", "--run", "known_reads|test_path"], "");
-    let missing: Vec<String> =
-        told["coverage"]["not_covered"].as_array().unwrap().iter().map(|one| format!("{}:{}", one["rule"].as_str().unwrap(), one["line"])).collect();
+    let missing: Vec<String> = told["coverage"]["not_covered"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| format!("{}:{}", one["rule"].as_str().unwrap(), one["line"]))
+        .collect();
     // `path` is a function, `never` is undefined, and of `label` each branch counts by itself.
-    let wanted = ["data.app.allow:10", "data.app.admin:17", "data.app.never:21", "data.app.label:23", "data.app.label:25", "data.app.label:27"];
+    let wanted = [
+        "data.app.allow:10",
+        "data.app.admin:17",
+        "data.app.never:21",
+        "data.app.label:23",
+        "data.app.label:25",
+        "data.app.label:27",
+    ];
     assert_eq!(missing, wanted);
     assert_eq!((&told["coverage"]["covered"], &told["coverage"]["rules"]), (&json!(3), &json!(9)));
     prints(0, &["test", "policies/admin-api", "--coverage-min", "90"], "");
@@ -276,7 +297,9 @@ fn a_recorded_decision_is_explained_by_the_policy_as_it_is_now() {
     let record = std::fs::read_to_string(left.join("decisions.jsonl")).unwrap();
     let lines: Vec<Value> = record.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |method: &str, path: &str| {
-        let is = |line: &&Value| line["portcullis"]["kind"] == "decision" && line["portcullis"]["method"] == method && line["portcullis"]["path"] == path;
+        let is = |line: &&Value| {
+            line["portcullis"]["kind"] == "decision" && line["portcullis"]["method"] == method && line["portcullis"]["path"] == path
+        };
         lines.iter().find(is).unwrap()["decision_id"].as_str().unwrap().to_owned()
     };
     let config = left.join("gate.yaml");
@@ -289,7 +312,10 @@ fn a_recorded_decision_is_explained_by_the_policy_as_it_is_now() {
     let output = explain(&destroyed, &[]);
     assert!(output.status.success(), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
-    has(&text, &["DELETE", "RECORD", "the same verdict", "destroy_is_for_operators, not_granted", "input.peer.segments[0] = \"agents\""]);
+    has(
+        &text,
+        &["DELETE", "RECORD", "the same verdict", "destroy_is_for_operators, not_granted", "input.peer.segments[0] = \"agents\""],
+    );
     // A body that came up and is not in the record is unknown; a request without one lacks nothing.
     assert!(!text.contains("does not hold"), "{text}");
     let output = explain(&of("POST", "/v1/users"), &[]);
@@ -297,7 +323,8 @@ fn a_recorded_decision_is_explained_by_the_policy_as_it_is_now() {
 
     // Another policy, another verdict, and both are said.
     let rego = left.join("policy/policy.rego");
-    let policy = std::fs::read_to_string(&rego).unwrap().replace("not operator\n", "not operator\n\tinput.environment == \"nowhere\"\n");
+    let policy =
+        std::fs::read_to_string(&rego).unwrap().replace("not operator\n", "not operator\n\tinput.environment == \"nowhere\"\n");
     std::fs::write(&rego, policy).unwrap();
     let output = explain(&destroyed, &["--json"]);
     let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));

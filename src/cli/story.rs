@@ -34,10 +34,11 @@ pub(super) fn text(explanation: &Explanation) -> String {
 }
 
 fn rule(story: &RuleStory) -> Vec<String> {
-    let said = match (&story.value, story.function) {
-        (_, true) => " (a function)".to_owned(),
-        (Some(value), false) => format!(" = {}{}", short(value), if story.by_default { ", its default" } else { "" }),
-        (None, false) => " is undefined".to_owned(),
+    let said = match &story.value {
+        _ if story.function => " (a function)".to_owned(),
+        Some(value) => format!(" = {}{}", short(value), if story.by_default { ", its default" } else { "" }),
+        None if story.evaluated => " is undefined".to_owned(),
+        None => String::new(),
     };
     let mut lines = vec![format!("{}{said}", clean(&story.rule))];
     for definition in &story.definitions {

@@ -157,7 +157,7 @@ pub fn strange(path: &[&str]) -> Option<Strange> {
 fn stray<'k>(path: &[&str], depth: usize, beside: impl Iterator<Item = &'k str>) -> Strange {
     let asked = path.get(depth).copied().unwrap_or_default();
     // Farther than half of the word it is another word.
-    let near = beside.map(|key| (strsim::osa_distance(asked, key), key)).filter(|(far, key)| far * 2 <= key.len().max(asked.len()));
+    let near = beside.map(|key| (strsim::osa_distance(asked, key), key)).filter(|(far, key)| far * 2 < key.len().max(asked.len()));
     let nearest = near.min().map(|(_, key)| key.to_owned());
     Strange { path: path.iter().take(depth + 1).map(|part| (*part).to_owned()).collect(), nearest }
 }

@@ -11,7 +11,7 @@ mod directory;
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -135,12 +135,27 @@ pub fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
 /// # Errors
 /// Every mistake that can be told without parsing Rego, each with its place.
 pub fn read(name: &str, path: &Path, bounds: &Bounds) -> Result<Bundle, Vec<Finding>> {
-    let shown = path.display().to_string();
+    let shown = tidy(path).display().to_string();
     let metadata = std::fs::metadata(path).map_err(|error| {
         vec![Finding::whole(&shown, format!("bundle `{name}` cannot be read: {error}"), "give a directory or a .tar.gz bundle")]
     })?;
     let files = if metadata.is_dir() { directory::read(path, bounds)? } else { archive::read(path, bounds)? };
     Reader { root: shown, name, findings: Vec::new() }.understand(files)
+}
+
+/// A path without the `folder/..` in it, where that names the same place: a folder may be a link.
+fn tidy(path: &Path) -> PathBuf {
+    let mut short = PathBuf::new();
+    for part in path.components() {
+        let enters = matches!(short.components().next_back(), Some(Component::Normal(_)));
+        if part == Component::ParentDir && enters {
+            short.pop();
+        } else {
+            short.push(part);
+        }
+    }
+    let same = std::fs::canonicalize(&short).ok().zip(std::fs::canonicalize(path).ok()).is_some_and(|(one, other)| one == other);
+    if same { short } else { path.to_owned() }
 }
 
 /// Reads one file as the only one of a bundle: Rego, or `data.json` and its like.

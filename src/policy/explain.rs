@@ -39,9 +39,11 @@ pub struct RuleStory {
     /// `data.portcullis.decision`
     pub rule: String,
     pub function: bool,
-    /// `None`: undefined, or it is a function.
+    /// `None`: undefined, or not evaluated.
     #[serde(serialize_with = "maybe")]
     pub value: Option<Value>,
+    /// It has one value here; a function has not, nor has what a test asks under several inputs.
+    pub evaluated: bool,
     /// None of its definitions held, and its default is its value.
     pub by_default: bool,
     pub definitions: Vec<DefinitionStory>,
@@ -153,23 +155,33 @@ impl Point {
     /// What an event at this point says.
     fn run(&self, event: &Event) -> Run {
         let arguments = named(&self.arguments, event.arguments.iter().cloned().map(Some));
-        let held = event.prefixes.get(self.steps.len()).filter(|solutions| !solutions.is_empty());
-        if let Some(solutions) = held {
-            let gave = distinct(solutions.iter().map(|values| named(&self.head, values.iter().cloned())));
-            return Run {
-                arguments,
-                outcome: Outcome::Held { times: gave.len(), gave: gave.into_iter().take(SOLUTIONS).collect() },
-            };
-        }
-        let reached = event.prefixes.iter().take_while(|solutions| !solutions.is_empty()).count();
-        let step = self.steps.get(reached.saturating_sub(1));
-        let solutions = event.prefixes.get(reached.saturating_sub(1)).map(Vec::as_slice).unwrap_or_default();
-        let (line, statement, shown) =
-            step.map_or((self.place.line, "", [].as_slice()), |step| (step.line, step.text.as_str(), step.shown.as_slice()));
-        let with = distinct(solutions.iter().map(|values| named(shown, values.iter().cloned())));
-        let times = with.len();
-        let with = with.into_iter().take(SOLUTIONS).collect();
-        Run { arguments, outcome: Outcome::Failed { line, statement: statement.to_owned(), with, times } }
+        let (last, reached) = (self.steps.len(), event.prefixes.iter().take_while(|solutions| !solutions.is_empty()).count());
+        let step = if reached > last { last } else { reached.saturating_sub(1) };
+        let solutions = event.prefixes.get(step).map(Vec::as_slice).unwrap_or_default();
+        Run { arguments, outcome: self.outcome(step, solutions.iter()) }
+    }
+
+    /// What an event says of one case of a test.
+    pub(super) fn case(&self, event: &Event, keys: &[Option<Value>]) -> Option<Run> {
+        let of_case = |step: usize| {
+            let cases = event.cases.get(step).into_iter().flatten();
+            let solutions = event.prefixes.get(step).into_iter().flatten();
+            cases.zip(solutions).filter(|(case, _)| *case == keys).map(|(_, solution)| solution).collect::<Vec<_>>()
+        };
+        let step = (0..=self.steps.len()).rev().find(|step| !of_case(*step).is_empty())?;
+        let name = |value: &Option<Value>| Named { name: "case".to_owned(), value: value.clone() };
+        Some(Run { arguments: keys.iter().map(name).collect(), outcome: self.outcome(step, of_case(step).into_iter()) })
+    }
+
+    /// What it means that these are the solutions of the prefix of so many steps, and that they are none of a longer one.
+    fn outcome<'s>(&self, step: usize, solutions: impl Iterator<Item = &'s Vec<Option<Value>>>) -> Outcome {
+        let Some(stopped) = self.steps.get(step) else {
+            let gave = distinct(solutions.map(|values| named(&self.head, values.iter().cloned())));
+            return Outcome::Held { times: gave.len(), gave: gave.into_iter().take(SOLUTIONS).collect() };
+        };
+        let with = distinct(solutions.map(|values| named(&stopped.shown, values.iter().cloned())));
+        let (line, statement, times) = (stopped.line, stopped.text.clone(), with.len());
+        Outcome::Failed { line, statement, with: with.into_iter().take(SOLUTIONS).collect(), times }
     }
 }
 
@@ -192,7 +204,7 @@ fn distinct(all: impl Iterator<Item = Vec<Named>>) -> Vec<Vec<Named>> {
 pub fn explain(policy: &Policy, entry: usize, input: &Value) -> Explanation {
     let told = |why: String| Explanation { rules: Vec::new(), not_asked: Vec::new(), not_told: Some(why) };
     let Some(rule) = policy.rule(entry) else { return told("there is no such entry point".to_owned()) };
-    let mut tracer = match Tracer::new(policy.sources(), policy.data()) {
+    let tracer = match Tracer::new(policy.sources(), policy.data()) {
         Ok(tracer) => tracer,
         Err(why) => return told(why),
     };
@@ -202,7 +214,7 @@ pub fn explain(policy: &Policy, entry: usize, input: &Value) -> Explanation {
         return told(different(&plain, &probed));
     }
     let start = tracer.node(rule);
-    let mut explanation = tracer.stories(&events, start, &|rule, tracer| tracer.plain(rule, input).ok());
+    let mut explanation = tracer.stories(&events, start, &|rule, tracer| Some(tracer.plain(rule, input).ok()));
     if tracer.lost() {
         explanation.not_told = Some("there was more to tell than is kept".to_owned());
     }
@@ -220,25 +232,28 @@ fn different(plain: &Result<Value, EvaluationError>, probed: &Result<Value, Eval
 impl Tracer {
     /// What events say, rule by rule: `start` first, the others as they were entered.
     pub(super) fn stories(
-        &mut self,
+        &self,
         events: &[Event],
         start: Option<usize>,
-        value: &dyn Fn(&str, &mut Self) -> Option<Value>,
+        value: &dyn Fn(&str, &Self) -> Option<Option<Value>>,
     ) -> Explanation {
-        let mut order: Vec<usize> = start.into_iter().collect();
-        for event in events {
-            let node = self.points().get(event.point).map(|point| point.node);
-            order.extend(node.filter(|node| !order.contains(node)));
+        let asked: BTreeSet<usize> =
+            events.iter().filter_map(|event| self.points().get(event.point)).map(|point| point.node).chain(start).collect();
+        // As a reader would follow them: each rule before those it asks.
+        let (mut order, mut reached) = (Vec::new(), BTreeSet::new());
+        let mut waiting: Vec<usize> = asked.iter().rev().copied().chain(start).collect();
+        while let Some(node) = waiting.pop() {
+            if !reached.insert(node) {
+                continue;
+            }
+            order.extend(asked.get(&node));
+            let edges = self.program().nodes.get(node).map(|node| &node.facts.edges);
+            waiting.extend(edges.into_iter().flatten().rev());
         }
         let rules: Vec<RuleStory> = order.iter().map(|node| self.story(*node, events, value)).collect();
         let mut not_asked = Vec::new();
-        let (mut reached, mut waiting) = (BTreeSet::new(), order.clone());
-        while let Some(node) = waiting.pop() {
-            let Some(found) = self.program().nodes.get(node).filter(|_| reached.insert(node)) else { continue };
-            waiting.extend(found.facts.edges.iter().copied());
-            if !order.contains(&node) {
-                not_asked.push(Unasked { rule: canonical(&found.path), file: found.place.file.clone(), line: found.place.line });
-            }
+        for node in reached.iter().filter(|node| !asked.contains(*node)).filter_map(|node| self.program().nodes.get(*node)) {
+            not_asked.push(Unasked { rule: canonical(&node.path), file: node.place.file.clone(), line: node.place.line });
         }
         not_asked.sort_by(|one, other| (&one.file, one.line).cmp(&(&other.file, other.line)));
         // What has only a default, or nothing the engine let us look into, is not "not asked".
@@ -246,10 +261,12 @@ impl Tracer {
         Explanation { rules, not_asked, not_told: None }
     }
 
-    fn story(&mut self, node: usize, events: &[Event], value: &dyn Fn(&str, &mut Self) -> Option<Value>) -> RuleStory {
+    fn story(&self, node: usize, events: &[Event], value: &dyn Fn(&str, &Self) -> Option<Option<Value>>) -> RuleStory {
         let rule = canonical_of(self, node);
         let function = self.program().nodes.get(node).is_some_and(|node| node.arity.is_some());
         let value = if function { None } else { value(&rule, self) };
+        let evaluated = value.is_some();
+        let value = value.flatten();
         let mut definitions = Vec::new();
         let mut held = false;
         for (id, point) in self.points().iter().enumerate().filter(|(_, point)| point.node == node) {
@@ -272,7 +289,8 @@ impl Tracer {
         }
         definitions.sort_by(|one, other| (&one.file, one.line).cmp(&(&other.file, other.line)));
         let set = self.program().nodes.get(node).is_some_and(|node| node.set);
-        RuleStory { rule, function, by_default: value.is_some() && !held && !set, value, definitions }
+        let by_default = value.is_some() && !held && !set && !definitions.iter().any(|definition| definition.not_told);
+        RuleStory { rule, function, by_default, value, evaluated, definitions }
     }
 }
 

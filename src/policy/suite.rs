@@ -15,7 +15,7 @@ use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 
 use super::bundle::{self, Bounds, Bundle, Source};
 use super::engine::EvaluationError;
-use super::explain::{Event, Explanation, Kind, Tracer};
+use super::explain::{Event, Explanation, Kind, RuleStory, Tracer};
 use super::program::{Program, canonical, full_path, package};
 use super::{Finding, Report, preflight};
 
@@ -94,7 +94,10 @@ impl Suite {
         let is_test = |rule: &str| tests.iter().any(|test| test.rule == rule);
         let points = tracer.points().iter().enumerate();
         let counted = points.filter(|(_, point)| {
-            point.kind != Kind::Every && !only_tests.contains(point.place.file.as_str()) && !is_test(&point.place.rule)
+            point.kind != Kind::Every
+                && point.told
+                && !only_tests.contains(point.place.file.as_str())
+                && !is_test(&point.place.rule)
         });
         let counted = counted.map(|(id, _)| id).collect();
         Ok(Self { tracer, tests, counted, covered: BTreeSet::new() })
@@ -117,6 +120,7 @@ impl Suite {
             self.covered.extend(held.map(|event| event.point).collect::<Vec<_>>());
         }
         let cases = if test.cases { self.cases(test, plain.as_ref().ok(), &events) } else { Vec::new() };
+        let plain_value = plain.as_ref().ok().cloned();
         let outcome = match plain {
             Err(EvaluationError::Undefined) if test.cases => passed(cases.iter().all(|(_, held)| *held)),
             Err(EvaluationError::Undefined) => Outcome::Fail,
@@ -126,7 +130,11 @@ impl Suite {
         };
         let explanation = (outcome == Outcome::Fail).then(|| {
             let start = self.tracer.node(&test.rule);
-            let mut explanation = self.tracer.stories(&events, start, &|_, _| None);
+            let own = plain_value;
+            let mut explanation = self.tracer.stories(&events, start, &|rule, _| (rule == test.rule).then(|| own.clone()));
+            if let Some(first) = explanation.rules.first_mut().filter(|_| test.cases) {
+                self.by_case(first, &cases, start, &events);
+            }
             if !agree {
                 explanation = Explanation {
                     rules: Vec::new(),
@@ -147,10 +155,29 @@ impl Suite {
         }
         let own = self.tracer.node(&test.rule);
         let mine = |event: &&Event| self.tracer.points().get(event.point).is_some_and(|point| Some(point.node) == own);
-        for keys in events.iter().filter(mine).flat_map(|event| &event.cases) {
-            cases.entry(keys.iter().map(word).collect()).or_insert(false);
+        for keys in events.iter().filter(mine).flat_map(|event| event.keys()) {
+            cases.entry(keys.iter().flatten().map(word).collect()).or_insert(false);
         }
         cases.into_iter().collect()
+    }
+
+    /// Tells a test's own rule by its cases that failed.
+    fn by_case(&self, story: &mut RuleStory, cases: &[(Vec<String>, bool)], own: Option<usize>, events: &[Event]) {
+        let failed = |keys: &[Option<Value>]| {
+            let words: Vec<String> = keys.iter().flatten().map(word).collect();
+            cases.iter().any(|(case, held)| !held && *case == words)
+        };
+        let points = events.iter().filter_map(|event| Some((event, self.tracer.points().get(event.point)?)));
+        for (event, point) in points.filter(|(_, point)| Some(point.node) == own) {
+            let runs = event.keys().into_iter().filter(|keys| failed(keys)).filter_map(|keys| point.case(event, keys));
+            let definition = story
+                .definitions
+                .iter_mut()
+                .find(|definition| definition.line == point.place.line && definition.kind == point.kind);
+            if let Some(definition) = definition {
+                definition.runs = runs.collect();
+            }
+        }
     }
 
     /// How many definitions some test made defined, how many there are, and those none did.

@@ -113,6 +113,32 @@ impl<'a> Writer<'a> {
         matches!(self.text.as_bytes().get(at), Some(b'"' | b'`'))
     }
 
+    /// The text of an expression. regorus 0.14.1 begins the span of an object at its last key, and ends that of `set()` too late.
+    fn whole(&self, expression: &Expr) -> &'a str {
+        let span = expression.span();
+        match expression {
+            Expr::Object { fields, .. } if !fields.is_empty() => {
+                let open = self.opened(fields).unwrap_or_else(|| self.from(span));
+                self.text.get(open..self.to(span)).unwrap_or_default()
+            }
+            Expr::Set { items, .. } if items.is_empty() => {
+                let text = self.text.get(self.from(span)..).unwrap_or_default();
+                text.find(')').and_then(|end| text.get(..=end)).unwrap_or_default()
+            }
+            _ => self.slice(span, span),
+        }
+    }
+
+    /// Where the brace of an object stands: before its first key.
+    fn opened(&self, fields: &[(Span, Ref<Expr>, Ref<Expr>)]) -> Option<usize> {
+        let (_, key, _) = fields.first()?;
+        let first = match key.as_ref() {
+            Expr::Object { fields, .. } if !fields.is_empty() => self.opened(fields)?,
+            other => self.from(other.span()),
+        };
+        self.text.get(..first)?.rfind('{')
+    }
+
     fn slice(&self, start: &Span, end: &Span) -> &'a str {
         self.text.get(self.from(start)..self.to(end)).unwrap_or_default()
     }
@@ -169,7 +195,7 @@ impl<'a> Writer<'a> {
         self.points.push(Point { told: false, ..point.clone() });
         let arguments = point.arguments.clone();
         let mut bound: BTreeSet<String> = arguments.iter().cloned().collect();
-        let (mut prefixes, mut prefix, mut cases) = (Vec::new(), String::new(), None);
+        let (mut prefixes, mut prefix, mut cases) = (Vec::new(), String::new(), Vec::new());
         for group in query.map(|query| self.groups(query)).unwrap_or_default() {
             let mut told: Vec<(String, String)> = Vec::new();
             for statement in &group.statements {
@@ -177,6 +203,7 @@ impl<'a> Writer<'a> {
             }
             let Some((first, last)) = group.statements.first().zip(group.statements.last()) else { continue };
             prefixes.push(comprehension(&prefix, &told));
+            cases.push(self.case(keys, &prefix, &bound));
             let text = self.slice(&first.span, &last.span);
             let shown = told.into_iter().map(|(name, _)| name).collect();
             point.steps.push(Step { line: first.span.line, text: text.to_owned(), shown });
@@ -185,17 +212,12 @@ impl<'a> Writer<'a> {
             }
             prefix.push_str(text);
             bound.extend(group.binds);
-            if cases.is_none() && !keys.is_empty() && keys.iter().all(|key| self.is_known(key, &bound)) {
-                let written = keys.iter().map(|key| (String::new(), caught(self.slice(key.span(), key.span()), "")));
-                cases = Some((prefix.clone(), written.collect::<Vec<_>>()));
-            }
         }
-        let values = values.iter().map(|value| self.slice(value.span(), value.span()));
+        let values = values.iter().map(|value| self.whole(value));
         let values: Vec<(String, String)> = values.map(|text| (text.to_owned(), caught(text, ""))).collect();
-        // The cases of a test whose rule has one key for each: those there were, whether or not they held.
-        let cases = cases.map_or_else(|| "[]".to_owned(), |(prefix, keys)| comprehension(&prefix, &keys));
         point.head = values.iter().map(|(name, _)| name.clone()).collect();
         prefixes.push(comprehension(&prefix, &values));
+        cases.push(self.case(keys, &prefix, &bound));
         point.told = self.depth != Depth::Nothing;
         if let Some(slot) = self.points.get_mut(id) {
             *slot = point;
@@ -208,11 +230,21 @@ impl<'a> Writer<'a> {
         let keyword = if self.v0 { "" } else { "if " };
         let _ = writeln!(
             self.functions,
-            "__portcullis_p{id}({parameters}) {keyword}{{ {SEEN}({id}, [[{}], [{}], {cases}]) }}",
+            "__portcullis_p{id}({parameters}) {keyword}{{ {SEEN}({id}, [[{}], [{}], [{}]]) }}",
             arguments.join(", "),
-            prefixes.join(", ")
+            prefixes.join(", "),
+            cases.join(", ")
         );
         Some(format!("__portcullis_p{id}({given})"))
+    }
+
+    /// The keys of a test's rule, for each solution of a prefix: which case it belongs to, whether or not that holds in the end.
+    fn case(&self, keys: &[&'a Ref<Expr>], prefix: &str, bound: &BTreeSet<String>) -> String {
+        if keys.is_empty() || !keys.iter().all(|key| self.is_known(key, bound)) {
+            return "[]".to_owned();
+        }
+        let written = keys.iter().map(|key| (String::new(), caught(self.whole(key), "")));
+        comprehension(prefix, &written.collect::<Vec<_>>())
     }
 
     /// The statements of a query, divided where what stands before binds every name it uses: elsewhere the engine would refuse it.
@@ -266,7 +298,7 @@ impl<'a> Writer<'a> {
         let mut seen = BTreeSet::new();
         let mut shown: Vec<(String, String)> = parts
             .into_iter()
-            .map(|part| self.slice(part.span(), part.span()))
+            .map(|part| self.whole(part))
             .filter(|text| !text.is_empty() && seen.insert((*text).to_owned()))
             .map(|text| (text.to_owned(), caught(text, with)))
             .collect();
@@ -310,7 +342,7 @@ impl<'a> Writer<'a> {
         let list = arguments.join(", ");
         let keyword = if self.v0 { "" } else { "if " };
         let _ = writeln!(self.functions, "__portcullis_e{id}({list}) {keyword}{{ {inner}; {body}\n}}");
-        let (domain, pattern) = (self.slice(domain.span(), domain.span()), own.join(", "));
+        let (domain, pattern) = (self.whole(domain), own.join(", "));
         let shown = own.iter().filter(|name| **name != "_").copied().collect::<Vec<_>>().join(", ");
         let failing = format!("[[{shown}] | some {pattern} in {domain}; not __portcullis_e{id}({list})]");
         Some((format!("not so for {pattern}"), caught(&failing, "")))

@@ -160,6 +160,17 @@ fn comments_strings_and_lines_without_braces_stay_what_they_are() {
 }
 
 #[test]
+fn objects_of_many_keys_and_empty_sets_are_told_whole() {
+    let text = "package p\n\ndecision := {\"allowed\": false, \"reasons\": [r | some r in reasons], \"n\": {\"a\": 1, \"b\": 2}} if {\n\treasons != set()\n}\n\nreasons := set() if {\n\tinput.a == {\"x\": 1, \"y\": 2}\n}\n\nreasons := {1} if input.a == 3\n";
+    let told = explained(text, r#"{"a": {"x": 1, "y": 2}}"#);
+    let (line, statement, values) = told.stopped("data.p.decision", 0);
+    assert_eq!((line, statement.as_str(), values.as_str()), (4, "reasons != set()", "reasons=[]"));
+    assert_eq!(told.gave("data.p.reasons", 0), "set()=[]");
+    let told = explained(text, r#"{"a": 3}"#);
+    assert!(told.gave("data.p.decision", 0).ends_with("={\"allowed\":false,\"n\":{\"a\":1,\"b\":2},\"reasons\":[1]}"));
+}
+
+#[test]
 fn a_value_that_is_undefined_although_the_body_held_is_told() {
     let told = explained("package p\n\ndecision := input.b if input.a\n", r#"{"a": 1}"#);
     assert_eq!(told.gave("data.p.decision", 0), "input.b=undefined");

@@ -3,6 +3,7 @@
 //! In: sources and data; rules and inputs. Out: values by either, and the events of one evaluation. What must stay true: events are
 //! kept up to a bound, and what went beyond it is known; one evaluation leaves nothing to the next (each is a fresh clone).
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,8 +35,16 @@ pub(in crate::policy) struct Event {
     pub(super) arguments: Vec<Value>,
     /// For each prefix its solutions, each with the values asked for.
     pub(super) prefixes: Vec<Vec<Vec<Option<Value>>>>,
-    /// The cases of a test.
-    pub(in crate::policy) cases: Vec<Vec<Value>>,
+    /// The case of a test each of these solutions belongs to, from the first prefix that tells; nothing elsewhere.
+    pub(super) cases: Vec<Vec<Vec<Option<Value>>>>,
+}
+
+impl Event {
+    /// The cases it is about, each once.
+    pub(in crate::policy) fn keys(&self) -> Vec<&[Option<Value>]> {
+        let all: BTreeSet<&[Option<Value>]> = self.cases.iter().flatten().map(Vec::as_slice).collect();
+        all.into_iter().collect()
+    }
 }
 
 #[derive(Default)]
@@ -190,8 +199,8 @@ fn event(given: &[Value]) -> Option<Event> {
         Some(values.iter().map(|caught| caught.as_array().ok().and_then(|caught| caught.first().cloned())).collect())
     };
     let solutions = |prefix: &Value| -> Option<Vec<Vec<Option<Value>>>> { prefix.as_array().ok()?.iter().map(solution).collect() };
-    let prefixes = told.get(1)?.as_array().ok()?.iter().map(solutions).collect::<Option<_>>()?;
-    let cases = solutions(told.get(2)?)?.into_iter().filter_map(|keys| keys.into_iter().collect()).collect();
+    let all = |prefixes: &Value| -> Option<Vec<_>> { prefixes.as_array().ok()?.iter().map(solutions).collect() };
+    let (prefixes, cases) = (all(told.get(1)?)?, all(told.get(2)?)?);
     Some(Event { point, arguments, prefixes, cases })
 }
 
@@ -199,7 +208,15 @@ fn event(given: &[Value]) -> Option<Event> {
 fn evaluate(mut engine: regorus::Engine, rule: &str, input: &Value) -> (Result<Value, EvaluationError>, Vec<String>) {
     let judged = catch_unwind(AssertUnwindSafe(|| {
         engine.set_input(input.clone());
-        let value = engine.eval_rule(rule.to_owned());
+        // A rule with keys is none the engine knows by its name alone.
+        let value = match engine.eval_rule(rule.to_owned()) {
+            Err(error) if error.to_string().contains("not a valid rule path") => {
+                let first = |results: regorus::QueryResults| results.result.into_iter().next()?.expressions.into_iter().next();
+                let results = engine.eval_query(rule.to_owned(), false);
+                results.map(|results| first(results).map_or(Value::Undefined, |expression| expression.value))
+            }
+            other => other,
+        };
         (value, engine.take_prints().unwrap_or_default())
     }));
     match judged {
