@@ -22,7 +22,7 @@ use portcullis::judge::case::{
     BodyFacts, Case, CertificateFacts, ConnectionFacts, Progress, RequestFacts, ResourceFacts, RouteFacts, Suspicion,
 };
 use portcullis::judge::{Bench, Judge, Networks};
-use portcullis::policy::{BundleSource, Chosen, Config, EngineChoice, Entry, Limits, Policy};
+use portcullis::policy::{BundleSource, Chosen, Config, EngineChoice, Entry, Limits, Policy, TestChoice};
 use portcullis::session::View;
 use regorus::Value;
 use regorus::languages::rego::compiler::Compiler;
@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             may_kill: Vec::new(),
             limits: Limits::default(),
             engine,
+            tests: TestChoice::Ignore,
         };
         Ok(Arc::new(Policy::load(&config, &[Entry::new("portcullis/decision", None)]).map_err(|report| report.to_string())?))
     };

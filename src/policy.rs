@@ -50,6 +50,19 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub engine: EngineChoice,
+    #[serde(default)]
+    pub tests: TestChoice,
+}
+
+/// What the bundles' own `test_` rules count for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum TestChoice {
+    /// Nothing: `portcullis test` runs them.
+    #[default]
+    Ignore,
+    /// Each must pass before a set of bundles may judge, within ten seconds; a set without any may not.
+    Require,
 }
 
 /// Which engine may judge.

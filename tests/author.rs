@@ -68,7 +68,7 @@ fn check_tells_what_the_policy_reads_calls_and_who_judges() {
     let config = std::fs::read_to_string(root().join(GATE)).unwrap();
     let policy = "package portcullis\n\ndecision if input.requst.method == \"GET\"\n\nother if input.peer.spife_id\n\nfound if lower(input.requst.path) == missing.x\n";
     for (policy, code, told) in [
-        (policy.replace("found", "# found"), 0, "policy.rego:3:16: nothing ever stands at input.requst; the nearest is `request`"),
+        (policy.replace("found", "# found"), 0, "policy.rego:3:25: nothing ever stands at input.requst; the nearest is `request`"),
         (policy.replace("lower(", "lowr(").replace("GET\"", "GET\" \n\ntwo if nothing_here"), 64, "lowr"),
         (policy.replace("lower(", "lowr(").replace("GET\"", "GET\" \n\ntwo if nothing_here"), 64, "nothing_here"),
     ] {
@@ -330,7 +330,14 @@ fn a_recorded_decision_is_explained_by_the_policy_as_it_is_now() {
     let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
     assert_eq!((&told["different"], &told["now"]["reasons"]), (&json!(true), &json!(["not_granted"])), "{told}");
     assert_eq!(told["unknown"], json!(["input.environment"]), "the record was made by a policy that did not read it");
-    has(&said(&explain(&destroyed, &[])), &["a different verdict, by another revision of"]);
+    has(
+        &said(&explain(&destroyed, &[])),
+        &["a different verdict, by bundles of the same revision", "the record does not hold input.environment"],
+    );
+    let manifest = left.join("policy/.manifest");
+    let next = std::fs::read_to_string(&manifest).unwrap().replace("admin-api-1", "admin-api-2");
+    std::fs::write(&manifest, next).unwrap();
+    has(&said(&explain(&destroyed, &[])), &["a different verdict, by another revision of authz"]);
 
     // Rotated, compressed and far down in a long file.
     let other = left.join("other.jsonl");

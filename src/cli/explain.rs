@@ -4,6 +4,7 @@
 //! verdict came about. What must stay true: a path the record lacks is never passed off as absent where it may only be unrecorded;
 //! what was hashed is named. The record is read line by line, since it may be far larger than memory.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use super::judging::{Court, Wanted, as_json, told};
 use super::table::{clean, or_dash, table};
 use super::{data, story};
 use crate::judge::Judgement;
+use crate::judge::facts::{FACTS, Needs};
 
 /// No line of a record is longer: bodies are bounded.
 const LINE: u64 = 256 * 1024 * 1024;
@@ -52,7 +54,7 @@ struct Line {
     input: Option<Box<RawValue>>,
     error: Option<String>,
     #[serde(default)]
-    bundles: std::collections::BTreeMap<String, Revision>,
+    bundles: BTreeMap<String, Revision>,
     portcullis: Core,
 }
 
@@ -106,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             "record": {
                 "timestamp": line.timestamp, "verdict": line.portcullis.verdict, "reason": line.portcullis.reason,
                 "reasons": line.portcullis.reasons, "generation": line.portcullis.generation, "engine": line.portcullis.engine,
-                "revisions": line.bundles.iter().map(|(name, bundle)| (name, &bundle.revision)).collect::<std::collections::BTreeMap<_, _>>(),
+                "revisions": line.bundles.iter().map(|(name, bundle)| (name, &bundle.revision)).collect::<BTreeMap<_, _>>(),
                 "error": line.error,
             },
             "now": told(&judgement, path),
@@ -120,8 +122,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let mut parts = vec![format!("{}  {}", clean(&line.timestamp), summary(&line)), compared(&line, &court, &judgement, differs)];
     parts.extend((!unknown.is_empty()).then(|| {
-        let lines =
-            unknown.iter().map(|path| format!("  the record does not hold {path}: it was judged here as if it were absent"));
+        let lines = unknown.iter().map(|path| {
+            format!("  the record does not hold {path}: it was not there, or was not recorded; judged as if it was not there")
+        });
         format!("not told\n{}", lines.collect::<Vec<_>>().join("\n"))
     }));
     parts.extend((!hashed.is_empty()).then(|| {
@@ -175,7 +178,7 @@ fn compared(line: &Line, court: &Court, now: &Judgement, differs: bool) -> Strin
         rows.retain(|[name, ..]| name != "edits");
     }
     let mut changed = Vec::new();
-    let names: std::collections::BTreeSet<&String> = line.bundles.keys().chain(court.policy.revisions().keys()).collect();
+    let names: BTreeSet<&String> = line.bundles.keys().chain(court.policy.revisions().keys()).collect();
     for name in names {
         let (then, now) = (line.bundles.get(name).map(|bundle| &bundle.revision), court.policy.revisions().get(name));
         rows.push(row(&format!("bundle {name}"), or_dash(then), or_dash(now)));
@@ -188,9 +191,9 @@ fn compared(line: &Line, court: &Court, now: &Judgement, differs: bool) -> Strin
     );
     let mut said = vec![table(["", "RECORD", "NOW"], rows)];
     said.push(match (differs, changed.is_empty()) {
-        (false, true) => "the same verdict, by the same bundles".to_owned(),
+        (false, true) => "the same verdict, by bundles of the same revision".to_owned(),
         (false, false) => format!("the same verdict, by another revision of {}", changed.join(", ")),
-        (true, true) => "a different verdict, by the same bundles".to_owned(),
+        (true, true) => "a different verdict, by bundles of the same revision".to_owned(),
         (true, false) => format!("a different verdict, by another revision of {}", changed.join(", ")),
     });
     if core.verdict.as_deref() == Some("observe_deny") || core.enforcement.as_deref() == Some("observe") {
@@ -200,33 +203,32 @@ fn compared(line: &Line, court: &Court, now: &Judgement, differs: bool) -> Strin
 }
 
 /// What the policy reads, and the record may only have left out.
+///
+/// A record holds the facts the policy of then could read, of the headers those it could read, and no bodies. The same revision is no
+/// proof that it was the same policy: whoever wrote the manifest may have left the number as it was.
 fn unknown(court: &Court, line: &Line, input: &Value) -> Vec<String> {
-    let same = court.policy.revisions().iter().all(|(name, now)| line.bundles.get(name).is_some_and(|then| then.revision == *now));
+    let footprint = court.policy.footprint(court.entry);
     // Nothing came up, and the exchange was over when the line was written.
     let no_body = line.portcullis.bytes_in == 0 && line.portcullis.ending.is_some();
-    let mut missing = Vec::new();
-    for path in court.policy.footprint(court.entry).paths.keys() {
-        let parts: Vec<&str> = path.iter().map(String::as_str).collect();
-        let absent = |parts: &[&str]| stands(input, parts).is_none();
-        let name = |parts: &[&str]| std::iter::once("input").chain(parts.iter().copied()).collect::<Vec<_>>().join(".");
-        for body in BODIES {
-            if !no_body && body.iter().zip(&parts).all(|(body, part)| body == part) && absent(body) {
-                missing.push(name(if parts.len() > body.len() { &parts } else { body }));
-            }
+    let mut missing = BTreeSet::new();
+    for fact in FACTS.iter().filter(|fact| footprint.reads(fact.path)) {
+        let by_name = fact.path.last() == Some(&"headers");
+        if (fact.needs == Needs::Body && no_body) || (!by_name && stands(input, fact.path).is_some()) {
+            continue;
         }
-        let of_body = BODIES.iter().any(|body| parts.starts_with(body));
-        // By the same bundles, what a policy reads was built and recorded, and what is not there was not there.
-        if !same && !of_body && absent(&parts) {
-            missing.push(name(&parts));
+        let beneath = footprint.paths.keys().map(|path| path.iter().map(String::as_str).collect::<Vec<_>>());
+        let beneath: Vec<_> = beneath.filter(|path| path.len() > fact.path.len() && path.starts_with(fact.path)).collect();
+        if beneath.is_empty() {
+            missing.insert(name(fact.path));
         }
+        missing.extend(beneath.iter().filter(|path| stands(input, path).is_none()).map(|path| name(path)));
     }
-    missing.sort();
-    missing.dedup();
-    missing
+    missing.into_iter().collect()
 }
 
-/// Where bodies stand; a record leaves them out unless told otherwise.
-const BODIES: &[&[&str]] = &[&["request", "body"], &["parsed_body"], &["attributes", "request", "http", "body"]];
+fn name(path: &[&str]) -> String {
+    std::iter::once("input").chain(path.iter().copied()).collect::<Vec<_>>().join(".")
+}
 
 fn stands<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
     let mut at = value;

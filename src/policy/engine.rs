@@ -27,7 +27,7 @@ use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
 use super::preflight::Checked;
-use super::{Config, EngineChoice, Entry, Finding, Report, preflight, samples};
+use super::{Config, EngineChoice, Entry, Finding, Report, TestChoice, preflight, samples, suite};
 
 /// Of so many requests the VM judges, one is judged by the interpreter as well.
 const TWICE: u32 = 1024;
@@ -119,6 +119,8 @@ impl Policy {
             fit: Err("it was not looked at".to_owned()),
             doubted: AtomicBool::new(false),
         };
+        let tested: Option<Vec<Source>> = (config.tests == TestChoice::Require)
+            .then(|| bundles.iter().flat_map(|bundle| bundle.modules.iter().cloned()).collect());
         let mut plan = Plan {
             sources: bundles.into_iter().flat_map(|bundle| bundle.modules).filter(|source| !source.test).collect(),
             data: serde_json::Value::Object(std::mem::take(&mut checked.data)).to_string(),
@@ -127,6 +129,9 @@ impl Policy {
         };
         // Names no scope declares are found by the engine's own compiler, so one engine is built before anybody relies on it.
         plan.choose(&checked, &footprints, config.engine)?;
+        if let Some(modules) = tested {
+            suite::require(&modules, &plan.data)?;
+        }
         let twice = NonZeroU32::new(TWICE).unwrap_or(NonZeroU32::MIN);
         Ok(Self { plan: Arc::new(plan), entries: entries.to_vec(), footprints, revisions, warnings: checked.warnings, twice })
     }

@@ -230,6 +230,17 @@ fn different(plain: &Result<Value, EvaluationError>, probed: &Result<Value, Eval
 }
 
 impl Tracer {
+    /// A rule and all it can lead to.
+    pub(super) fn reachable(&self, start: usize) -> BTreeSet<usize> {
+        let (mut reached, mut waiting) = (BTreeSet::new(), vec![start]);
+        while let Some(node) = waiting.pop() {
+            if reached.insert(node) {
+                waiting.extend(self.program().nodes.get(node).into_iter().flat_map(|node| &node.facts.edges));
+            }
+        }
+        reached
+    }
+
     /// What events say, rule by rule: `start` first, the others as they were entered.
     pub(super) fn stories(
         &self,
@@ -241,7 +252,8 @@ impl Tracer {
             events.iter().filter_map(|event| self.points().get(event.point)).map(|point| point.node).chain(start).collect();
         // As a reader would follow them: each rule before those it asks.
         let (mut order, mut reached) = (Vec::new(), BTreeSet::new());
-        let mut waiting: Vec<usize> = asked.iter().rev().copied().chain(start).collect();
+        // The engine may evaluate more of a package than the rules in question lead to; that is no part of the answer.
+        let mut waiting: Vec<usize> = start.into_iter().collect();
         while let Some(node) = waiting.pop() {
             if !reached.insert(node) {
                 continue;

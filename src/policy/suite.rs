@@ -3,7 +3,7 @@
 //! In: paths of bundles and Rego files. Out: a [`Suite`], and for each test a [`Ran`]. What must stay true: a test passes here when
 //! it passes under OPA: its rule is `true`; of a rule with one key for each case, every case is; two rules of one name are two
 //! tests. A rule of the bundle counts as covered when some test entered one of its definitions, all of its body held, and its value
-//! was defined: told by the probes of [`super::explain`] in the test's own evaluation, whatever `with` was in place. Files that
+//! was defined, of the rules the test can lead to: told by the probes of [`super::explain`] in the test's own evaluation, whatever `with` was in place. Files that
 //! only test, and defaults, are not counted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,10 @@ use super::engine::EvaluationError;
 use super::explain::{Event, Explanation, Kind, RuleStory, Tracer};
 use super::program::{Program, canonical, full_path, package};
 use super::{Finding, Report, preflight};
+
+const STACK: usize = 64 * 1024 * 1024;
+/// How long the tests that must pass may take, all together.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tests, and the bundle they are about.
 pub struct Suite {
@@ -79,8 +83,16 @@ impl Suite {
     pub fn load(paths: &[impl AsRef<Path>]) -> Result<Self, Report> {
         let bundle = merged(paths)?;
         let mut checked = preflight::check(std::slice::from_ref(&bundle), &[]).map_err(Report::sorted)?;
-        let (sources, tests) = renamed(&bundle.modules)?;
         let data = serde_json::Value::Object(std::mem::take(&mut checked.data)).to_string();
+        Self::of(&bundle.modules, &data)
+    }
+
+    /// The tests of files that were checked, tests apart.
+    ///
+    /// # Errors
+    /// What is wrong with the tests.
+    pub(super) fn of(modules: &[Source], data: &str) -> Result<Self, Report> {
+        let (sources, tests) = renamed(modules)?;
         let all: Vec<Ref<Module>> =
             sources.iter().map(preflight::parse).collect::<Result<_, _>>().map_err(|finding| Report { findings: vec![finding] })?;
         // A test that recurses would take the process with it.
@@ -88,9 +100,8 @@ impl Suite {
         if !recursion.is_empty() {
             return Err(Report::sorted(recursion));
         }
-        let tracer = Tracer::new(&sources, &data).map_err(|why| Report { findings: vec![told(&why)] })?;
-        let only_tests: BTreeSet<&str> =
-            bundle.modules.iter().filter(|source| source.test).map(|source| source.file.as_str()).collect();
+        let tracer = Tracer::new(&sources, data).map_err(|why| Report { findings: vec![told(&why)] })?;
+        let only_tests: BTreeSet<&str> = modules.iter().filter(|source| source.test).map(|source| source.file.as_str()).collect();
         let is_test = |rule: &str| tests.iter().any(|test| test.rule == rule);
         let points = tracer.points().iter().enumerate();
         let counted = points.filter(|(_, point)| {
@@ -116,7 +127,12 @@ impl Suite {
         let (probed, events) = self.tracer.probed(&test.rule, &Value::Undefined);
         let agree = plain == probed;
         if agree {
-            let held = events.iter().filter(|event| self.counted.contains(&event.point) && self.tracer.gave(event));
+            // The engine may evaluate more of a package than a test asks for.
+            let asked = self.tracer.node(&test.rule).map(|node| self.tracer.reachable(node)).unwrap_or_default();
+            let held = events.iter().filter(|event| {
+                let node = self.tracer.points().get(event.point).map(|point| point.node);
+                self.counted.contains(&event.point) && node.is_some_and(|node| asked.contains(&node)) && self.tracer.gave(event)
+            });
             self.covered.extend(held.map(|event| event.point).collect::<Vec<_>>());
         }
         let cases = if test.cases { self.cases(test, plain.as_ref().ok(), &events) } else { Vec::new() };
@@ -190,6 +206,56 @@ impl Suite {
         missing.sort();
         (self.covered.len(), self.counted.len(), missing)
     }
+}
+
+/// Runs the tests of a set of bundles that may judge only when all of them pass.
+///
+/// # Errors
+/// Each test that failed, with its place; that there are none; that they took too long.
+pub(super) fn require(modules: &[Source], data: &str) -> Result<(), Report> {
+    // Probes go several times as deep as what they look into, and a worker's or a blocking thread's stack is small.
+    std::thread::scope(|scope| {
+        let running = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || all_pass(modules, data));
+        let done = running
+            .map_err(|error| error.to_string())
+            .and_then(|running| running.join().map_err(|_| "the engine panicked".to_owned()));
+        done.unwrap_or_else(|why| Err(Report { findings: vec![told(&why)] }))
+    })
+}
+
+fn all_pass(modules: &[Source], data: &str) -> Result<(), Report> {
+    let began = Instant::now();
+    let mut suite = Suite::of(modules, data)?;
+    let mut findings = Vec::new();
+    let tests: Vec<Test> = suite.tests.iter().filter(|test| !test.skipped).cloned().collect();
+    if tests.is_empty() {
+        findings.push(Finding::whole(
+            "policy.tests",
+            "the bundles have no tests, and `require` asks for some",
+            "write rules that begin with test_",
+        ));
+    }
+    for test in &tests {
+        let left = PATIENCE.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            let hint = "`portcullis test` says which are slow; tests: ignore lets the bundles judge untested";
+            findings.push(Finding::whole(
+                "policy.tests",
+                format!("the tests took longer than {} seconds", PATIENCE.as_secs()),
+                hint,
+            ));
+            break;
+        }
+        suite.tracer.limit(left);
+        let message = match suite.run(test).outcome {
+            Outcome::Pass | Outcome::Skipped => continue,
+            Outcome::Fail => format!("{} does not pass", test.name),
+            Outcome::Error(error) => format!("{} fails: {error}", test.name),
+        };
+        let hint = "`portcullis test` tells why; policy.tests: require lets no bundle judge whose tests do not pass".to_owned();
+        findings.push(Finding { file: test.file.clone(), line: test.line, column: 1, message, hint });
+    }
+    if findings.is_empty() { Ok(()) } else { Err(Report::sorted(findings)) }
 }
 
 fn passed(passed: bool) -> Outcome {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::policy::{BundleSource, EngineChoice, Limits};
+use crate::policy::{BundleSource, EngineChoice, Limits, TestChoice};
 use crate::units::Span;
 
 pub(in crate::policy) fn config(path: PathBuf) -> Config {
@@ -16,6 +16,7 @@ pub(in crate::policy) fn config(path: PathBuf) -> Config {
         result: None,
         may_kill: Vec::new(),
         engine: EngineChoice::Auto,
+        tests: TestChoice::Ignore,
         limits: Limits { time: Span::millis(200), ..Limits::default() },
     }
 }
@@ -229,4 +230,26 @@ fn the_engine_of_each_entry_point_is_chosen_and_told() {
     let (_, interpreted) = load_both(&files, &["a/r", "a/s"]);
     assert!(matches!(interpreted.unwrap().chosen(0), Chosen::Interpreter { why } if why == "policy.engine says so"));
     assert_eq!(shipped().chosen(0), Chosen::Vm);
+}
+
+#[test]
+fn a_bundle_whose_tests_must_pass_and_do_not_may_not_judge() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("p.rego"), "package portcullis\n\ndecision := input.a == 1\n").unwrap();
+    let load = |tests: &str| {
+        std::fs::write(home.path().join("p_test.rego"), format!("package portcullis_test\n\nimport data.portcullis\n\n{tests}\n"))
+            .unwrap();
+        let config = Config { tests: TestChoice::Require, ..config(home.path().to_owned()) };
+        Policy::load(&config, &[Entry::new("portcullis/decision", None)]).map(drop).map_err(|report| report.to_string())
+    };
+    assert_eq!(load("test_a if portcullis.decision with input as {\"a\": 1}\n\ntodo_test_b if false"), Ok(()));
+    let said = load("test_a if portcullis.decision with input as {\"a\": 2}\n\ntest_b if true\n\ntest_c if 1 == 2").unwrap_err();
+    assert!(said.contains("p_test.rego:5:1: data.portcullis_test.test_a does not pass"), "{said}");
+    assert!(said.contains("p_test.rego:9:1: data.portcullis_test.test_c does not pass") && !said.contains("test_b"), "{said}");
+    assert!(load("helper := 1").unwrap_err().contains("the bundles have no tests"));
+    let slow = "test_slow if count([1 | some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); a * b == 0]) == 1";
+    let began = std::time::Instant::now();
+    let said = load(slow).unwrap_err();
+    assert!(said.contains("test_slow fails: the policy took longer than its limit"), "{said}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "bounded");
 }

@@ -101,6 +101,12 @@ impl Tracer {
         Ok(Self { plain, probed, program, points, log })
     }
 
+    /// How long an evaluation may take from here on.
+    pub(in crate::policy) fn limit(&mut self, limit: Duration) {
+        set_limit(&mut self.plain, limit);
+        set_limit(&mut self.probed, limit);
+    }
+
     pub(in crate::policy) fn program(&self) -> &Program {
         &self.program
     }
@@ -181,12 +187,16 @@ fn engine(texts: &[(String, String, bool)], data: &str, log: Option<&Arc<Log>>) 
         engine.add_policy(file.clone(), text.clone()).map_err(|error| said(&error))?;
     }
     engine.add_data(Value::from_json_str(data).map_err(|error| said(&error))?).map_err(|error| said(&error))?;
-    if let Some(interval) = NonZeroU32::new(64) {
-        engine.set_execution_timer_config(ExecutionTimerConfig { limit: TIME, check_interval: interval });
-    }
+    set_limit(&mut engine, TIME);
     // The engine analyses its modules when it is first asked anything.
     engine.eval_query("true".to_owned(), false).map_err(|error| said(&error))?;
     Ok(engine)
+}
+
+fn set_limit(engine: &mut regorus::Engine, limit: Duration) {
+    if let Some(check_interval) = NonZeroU32::new(64) {
+        engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval });
+    }
 }
 
 fn event(given: &[Value]) -> Option<Event> {
