@@ -242,11 +242,7 @@ fn stands<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
 /// Paths of texts that a hash stands for.
 fn hashes(value: &Value, path: &mut String, found: &mut Vec<String>) {
     match value {
-        Value::String(text) if holds_hash(text) => {
-            if found.last() != Some(path) {
-                found.push(path.clone());
-            }
-        }
+        Value::String(text) if holds_hash(text) && found.last() != Some(path) => found.push(path.clone()),
         Value::Array(items) => items.iter().for_each(|item| hashes(item, path, found)),
         Value::Object(object) => {
             for (key, value) in object.iter_sorted() {

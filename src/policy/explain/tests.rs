@@ -184,6 +184,72 @@ fn what_stands_under_with_is_told_as_it_is_under_it() {
 }
 
 #[test]
+fn functions_with_patterns_defaults_and_raw_strings_are_told() {
+    let text = "package p\n\nimport input.request as asked\n\ndecision if kind([\"a\", asked.n], `x\"y`) == 1\n\nkind([first, n], \"z\") := 2 if first == n\n\nkind([first, n], _) := 1 if {\n\tn > 3\n\tnot first == \"b\"\n}\n\nkind(_, `q`) := 3\n\nlist contains {\"n\": n, \"m\": 2} if some n in [1, 2]\n";
+    let told = explained(text, r#"{"request": {"n": 2}}"#);
+    assert!(told.runs("data.p.kind", 0).is_empty(), "its pattern is another");
+    assert_eq!(told.stopped("data.p.kind", 1), at(10, "n > 3", "n=2"));
+    let told = explained(text, r#"{"request": {"n": 4}}"#);
+    assert_eq!(told.gave("data.p.kind", 1), "1=1");
+}
+
+#[test]
+fn old_rego_is_told_as_well() {
+    let manifest = "{\"rego_version\": 0}";
+    let text = "package p\n\ndefault decision = false\n\ndecision {\n\tinput.a == 1\n\tnames[_] == input.b\n}\n\nnames[x] { x := input.xs[_] }\n\ndecision = true { f(input.a) } { input.c }\n\nf(x) { x > 5 }\n";
+    let (_folder, policy) = loaded(&[("p.rego", text), (".manifest", manifest)]);
+    let told = explain(&policy, 0, &Value::from_json_str(r#"{"a": 1, "b": "z", "xs": ["x"]}"#).unwrap());
+    assert_eq!(told.not_told, None);
+    assert_eq!(told.stopped("data.p.decision", 0).1, "names[_] == input.b");
+    assert_eq!(told.stopped("data.p.decision", 1), at(12, "f(input.a)", "f(input.a)=undefined; input.a=1"));
+    assert_eq!(told.stopped("data.p.decision", 2), at(12, "input.c", "input.c=undefined"));
+    assert_eq!(told.gave("data.p.names", 0), "x=\"x\"");
+}
+
+/// Whatever a body looks like, looking into it changes no answer, and each definition can be looked into.
+#[test]
+fn no_form_of_a_body_is_refused_or_changed_by_its_probes() {
+    for body in [
+        "x := [y | some y in input.xs; y > 1]; count(x) > 0",
+        "{y | some y in input.xs} == {1, 2}",
+        "{k: v | some k, v in input.o} == input.o",
+        "some i, x in input.xs; i == x - 1",
+        "some i; input.xs[i] == 2; i > 0",
+        "[a, b] := input.xs; a < b",
+        "{\"k\": v} := input.o; v",
+        "[a, _] = input.xs; a == 1",
+        "every x in input.xs { x > 0; some y in input.xs; y >= x }",
+        "every k, v in input.o { is_string(k); every x in input.xs { x + v > 0 } }",
+        "not input.never; not false",
+        "not any_big(input.xs)",
+        "2 in input.xs; \"k\", 1 in input.o",
+        "walk(input.o, [path, value]); count(path) == 1; value == 1",
+        "object.get(input, [\"o\", \"k\"], 0) == 1",
+        "x := input.o[\"k\"]; y := x + 1; y == 2",
+        "input.o.k == 1; input[\"xs\"][0] == 1; data.d.roles[name][_] == \"GET\"; name == \"a\"",
+        "(input.xs[0] + 1) * 2 == 4",
+        "-1 < input.o.k",
+        "print(\"x\", input.xs); true",
+        "sprintf(\"%v}{\", [input.o.k]) == \"1}{\"",
+        "startswith(`a\\b`, \"a\")",
+        "input.o.k with input.o.k as 5 == 5",
+        "x := input.xs[_]; x == 2",
+        "count({x | x := input.xs[_]} - {1}) == 1",
+        "input.xs == [1, 2]; input.o == {\"k\": 1}; {} == {}; set() == set()",
+    ] {
+        let text = format!(
+            "package p\n\ndecision := {{\"r\": r, \"t\": 1}}\n\ndefault r := false\n\nr if {{ {body} }}\n\nany_big(xs) if {{ some x in xs; x > 10 }}\n"
+        );
+        let told = explained(&text, r#"{"xs": [1, 2], "o": {"k": 1}}"#);
+        let story = told.rules.iter().find(|story| story.rule == "data.p.r").unwrap();
+        assert!(!story.definitions.iter().any(|definition| definition.not_told), "{body}");
+        let held = matches!(story.definitions[0].runs[0].outcome, Outcome::Held { .. });
+        assert_eq!(held, story.value == Some(Value::from(true)), "{body}: {story:#?}");
+        assert_eq!(held, !body.contains("== 5"), "{body}: {story:#?}");
+    }
+}
+
+#[test]
 fn the_shipped_policies_are_told_whole() {
     for (folder, decision) in [
         ("policies/admin-api", "portcullis/decision"),

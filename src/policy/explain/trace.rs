@@ -94,7 +94,11 @@ impl Tracer {
         let (probed, points) = match built {
             Ok(built) => built,
             Err(_) => {
-                let depths = tried(&modules, &build);
+                let takes = |file: usize, rule: Option<usize>, wanted: Depth| {
+                    let meant = |f: usize, r: usize| f == file && rule.is_none_or(|rule| r == rule);
+                    build(&|f, r| if meant(f, r) { wanted } else { Depth::Nothing }).is_ok()
+                };
+                let depths = tried(&modules, &takes);
                 build(&|file, rule| depths.get(file).and_then(|rules| rules.get(rule)).copied().unwrap_or(Depth::Nothing))?
             }
         };
@@ -151,20 +155,20 @@ impl Tracer {
     }
 }
 
-/// For each rule of each module the most its probes may tell.
-fn tried<T>(modules: &[Ref<Module>], build: &dyn Fn(&dyn Fn(usize, usize) -> Depth) -> Result<T, String>) -> Vec<Vec<Depth>> {
+/// For each rule of each module the most its probes may tell: what the engine takes when they are the only ones, of a whole file
+/// (`None`) or of one of its rules.
+fn tried(modules: &[Ref<Module>], takes: &dyn Fn(usize, Option<usize>, Depth) -> bool) -> Vec<Vec<Depth>> {
     let mut left = TRIED;
     let mut one = |file: usize, rule: usize| {
-        let alone = |wanted: Depth| build(&|f, r| if (f, r) == (file, rule) { wanted } else { Depth::Nothing }).is_ok();
-        match left.checked_sub(1) {
-            None => Depth::Nothing,
-            Some(less) => {
-                left = less;
-                [Depth::Full, Depth::Whole].into_iter().find(|wanted| alone(*wanted)).unwrap_or(Depth::Nothing)
-            }
-        }
+        let Some(less) = left.checked_sub(1) else { return Depth::Nothing };
+        left = less;
+        [Depth::Full, Depth::Whole].into_iter().find(|depth| takes(file, Some(rule), *depth)).unwrap_or(Depth::Nothing)
     };
-    modules.iter().enumerate().map(|(file, module)| (0..module.policy.len()).map(|rule| one(file, rule)).collect()).collect()
+    let each = modules.iter().map(|module| module.policy.len()).enumerate();
+    each.map(|(file, rules)| {
+        if takes(file, None, Depth::Full) { vec![Depth::Full; rules] } else { (0..rules).map(|rule| one(file, rule)).collect() }
+    })
+    .collect()
 }
 
 fn engine(texts: &[(String, String, bool)], data: &str, log: Option<&Arc<Log>>) -> Result<regorus::Engine, String> {
