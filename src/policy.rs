@@ -52,6 +52,10 @@ pub struct Config {
     pub engine: EngineChoice,
     #[serde(default)]
     pub tests: TestChoice,
+    /// How much each worker may keep of verdicts given before, to answer equal questions without judging again; 0 turns it off. Only
+    /// verdicts of policies that ask neither clock nor chance are kept, each under exactly the values the policy can read.
+    #[serde(default = "default_reuse")]
+    pub reuse: Size,
 }
 
 /// What the bundles' own `test_` rules count for.
@@ -74,6 +78,10 @@ pub enum EngineChoice {
     Auto,
     /// The interpreter alone.
     Interpreter,
+}
+
+fn default_reuse() -> Size {
+    Size::mib(4)
 }
 
 fn default_decision() -> String {
