@@ -16,7 +16,8 @@ use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 use super::bundle::{self, Bounds, Bundle, Source};
 use super::engine::EvaluationError;
 use super::explain::{Event, Explanation, Kind, RuleStory, Tracer};
-use super::program::{Program, canonical, full_path, package};
+use super::program::{Names, Program, canonical, full_path, package};
+use super::walk::{self, Use};
 use super::{Finding, Report, preflight};
 
 const STACK: usize = 64 * 1024 * 1024;
@@ -96,10 +97,12 @@ impl Suite {
         let all: Vec<Ref<Module>> =
             sources.iter().map(preflight::parse).collect::<Result<_, _>>().map_err(|finding| Report { findings: vec![finding] })?;
         // A test that recurses would take the process with it.
-        let recursion = preflight::recursion(&Program::new(&all));
+        let program = Program::new(&all);
+        let recursion = preflight::recursion(&program);
         if !recursion.is_empty() {
             return Err(Report::sorted(recursion));
         }
+        let sources = if replaces_functions(&program, &all) { fully_named(&program, &all, sources) } else { sources };
         let tracer = Tracer::new(&sources, data).map_err(|why| Report { findings: vec![told(&why)] })?;
         let only_tests: BTreeSet<&str> = modules.iter().filter(|source| source.test).map(|source| source.file.as_str()).collect();
         let is_test = |rule: &str| tests.iter().any(|test| test.rule == rule);
@@ -364,19 +367,71 @@ fn renamed(sources: &[Source]) -> Result<(Vec<Source>, Vec<Test>), Report> {
 }
 
 /// Where the first name of a head ends.
-fn root_end(mut at: &Ref<Expr>) -> usize {
-    loop {
-        match at.as_ref() {
-            Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } => at = refr,
-            other => return usize::try_from(other.span().end).unwrap_or(usize::MAX),
+fn root_end(head: &Expr) -> usize {
+    usize::try_from(root_of(head).span().end).unwrap_or(usize::MAX)
+}
+
+fn root_of(mut at: &Expr) -> &Expr {
+    while let Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } = at {
+        at = refr;
+    }
+    at
+}
+
+/// True when some `with` puts something in the place of a function.
+fn replaces_functions(program: &Program, modules: &[Ref<Module>]) -> bool {
+    let mut found = false;
+    for module in modules {
+        let names = Names::of(module);
+        for rule in &module.policy {
+            walk::rule(rule, false, &mut |seen| {
+                if let Use::Replaced { target, .. } = seen {
+                    found |= function(program, &names, target);
+                }
+            });
         }
     }
+    found
+}
+
+fn function(program: &Program, names: &Names, expression: &Expr) -> bool {
+    walk::reference(expression).is_some_and(|(root, steps)| {
+        program
+            .functions(names, root, &walk::literal_prefix(&steps))
+            .any(|index| program.nodes.get(index).is_some_and(|node| node.arity.is_some()))
+    })
+}
+
+/// The same text with functions of a module's own package called by their full path. regorus (0.14.1) looks for what `with` put in the
+/// place of `data.p.f` under the name a call has in the text, and finds nothing where `p` itself says `f(x)`.
+fn fully_named(program: &Program, modules: &[Ref<Module>], sources: Vec<Source>) -> Vec<Source> {
+    let each = modules.iter().zip(sources).map(|(module, source)| {
+        let names = Names::of(module);
+        let mut places = BTreeSet::new();
+        for rule in &module.policy {
+            walk::rule(rule, false, &mut |seen| {
+                let (Use::Call { function: named, .. } | Use::Replaced { target: named, .. }) = seen else { return };
+                let root = root_of(named).span();
+                let own = !matches!(root.text(), "data" | "input") && !names.imports.contains_key(root.text());
+                if own && function(program, &names, named) {
+                    places.extend(usize::try_from(root.start));
+                }
+            });
+        }
+        let prefix = format!("{}.", canonical(&names.package));
+        let mut text = source.text.clone();
+        for at in places.iter().rev().filter(|at| source.text.is_char_boundary(**at)) {
+            text.insert_str(*at, &prefix);
+        }
+        Source { text, ..source }
+    });
+    each.collect()
 }
 
 fn has_keys(refr: &Expr) -> bool {
     match refr {
         Expr::RefDot { refr, .. } => has_keys(refr),
-        Expr::RefBrack { refr, index, .. } => super::walk::text(index).is_none() || has_keys(refr),
+        Expr::RefBrack { refr, index, .. } => walk::text(index).is_none() || has_keys(refr),
         _ => false,
     }
 }
