@@ -131,7 +131,7 @@ impl Policy {
         // Names no scope declares are found by the engine's own compiler, so one engine is built before anybody relies on it.
         plan.choose(&checked, &footprints, config.engine)?;
         if let Some(modules) = tested {
-            suite::require(&modules, &plan.data)?;
+            suite::require(&modules, &plan.data, suite::PATIENCE)?;
         }
         let twice = NonZeroU32::new(TWICE).unwrap_or(NonZeroU32::MIN);
         let (entries, warnings, reuse) = (entries.to_vec(), checked.warnings, config.reuse.bytes() as u64);

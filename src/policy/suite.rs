@@ -16,18 +16,20 @@ use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
 use super::bundle::{self, Bounds, Bundle, Source};
 use super::engine::EvaluationError;
 use super::explain::{Event, Explanation, Kind, RuleStory, Tracer};
-use super::program::{Names, Program, canonical, full_path, package};
+use super::program::{Names, Occurrence, Program, canonical, full_path, package};
 use super::walk::{self, Use};
 use super::{Finding, Report, preflight};
 
 const STACK: usize = 64 * 1024 * 1024;
 /// How long the tests that must pass may take, all together.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tests, and the bundle they are about.
 pub struct Suite {
     tracer: Tracer,
     pub tests: Vec<Test>,
+    sources: Vec<Source>,
+    data: String,
     /// The points that are definitions of the bundle, not of its tests.
     counted: BTreeSet<usize>,
     covered: BTreeSet<usize>,
@@ -114,7 +116,7 @@ impl Suite {
                 && !is_test(&point.place.rule)
         });
         let counted = counted.map(|(id, _)| id).collect();
-        Ok(Self { tracer, tests, counted, covered: BTreeSet::new() })
+        Ok(Self { tracer, tests, sources, data: data.to_owned(), counted, covered: BTreeSet::new() })
     }
 
     /// Runs one test.
@@ -127,76 +129,50 @@ impl Suite {
         let began = Instant::now();
         let (plain, prints) = self.tracer.printed(&test.rule);
         let took = began.elapsed();
-        let (probed, events) = self.tracer.probed(&test.rule, &Value::Undefined);
-        let agree = plain == probed;
-        if agree {
-            // The engine may evaluate more of a package than a test asks for.
-            let asked = self.tracer.node(&test.rule).map(|node| self.tracer.reachable(node)).unwrap_or_default();
-            let held = events.iter().filter(|event| {
-                let node = self.tracer.points().get(event.point).map(|point| point.node);
-                self.counted.contains(&event.point) && node.is_some_and(|node| asked.contains(&node)) && self.tracer.gave(event)
-            });
-            self.covered.extend(held.map(|event| event.point).collect::<Vec<_>>());
+        if plain == Err(EvaluationError::Timeout) {
+            let outcome = Outcome::Error(EvaluationError::Timeout.to_string());
+            return Ran { outcome, took, prints, ..nothing };
         }
-        let cases = if test.cases { self.cases(test, plain.as_ref().ok(), &events) } else { Vec::new() };
-        let plain_value = plain.as_ref().ok().cloned();
-        let outcome = match plain {
-            Err(EvaluationError::Undefined) if test.cases => passed(cases.iter().all(|(_, held)| *held)),
+        let (mut probed, mut events) = self.tracer.probed(&test.rule, &Value::Undefined);
+        let mut own = None;
+        if plain != probed
+            && let Ok(careful) = Tracer::careful(&self.sources, &self.data, &test.rule, &Value::Undefined)
+        {
+            (probed, events) = careful.probed(&test.rule, &Value::Undefined);
+            own = Some(careful);
+        }
+        let tracer = own.as_ref().unwrap_or(&self.tracer);
+        let agree = plain == probed;
+        let covered = if agree { held(tracer, test, &events) } else { Vec::new() };
+        let cases = if test.cases { cases(tracer, test, plain.as_ref().ok(), &events) } else { Vec::new() };
+        let outcome = match &plain {
+            // Which cases there were, the probes say.
+            Ok(_) | Err(EvaluationError::Undefined) if test.cases && !agree => {
+                Outcome::Error("the engine cannot look into this test, and a case that does not hold would not be seen".to_owned())
+            }
+            Ok(_) | Err(EvaluationError::Undefined) if test.cases => passed(cases.iter().all(|(_, held)| *held)),
             Err(EvaluationError::Undefined) => Outcome::Fail,
             Err(error) => Outcome::Error(error.to_string()),
-            Ok(_) if test.cases => passed(cases.iter().all(|(_, held)| *held)),
-            Ok(value) => passed(value == Value::Bool(true)),
+            Ok(value) => passed(*value == Value::Bool(true)),
         };
         let explanation = (outcome == Outcome::Fail).then(|| {
-            let start = self.tracer.node(&test.rule);
-            let own = plain_value;
-            let mut explanation = self.tracer.stories(&events, start, &|rule, _| (rule == test.rule).then(|| own.clone()));
-            if let Some(first) = explanation.rules.first_mut().filter(|_| test.cases) {
-                self.by_case(first, &cases, start, &events);
-            }
             if !agree {
-                explanation = Explanation {
-                    rules: Vec::new(),
-                    not_asked: Vec::new(),
-                    not_told: Some("the test answers otherwise when it is looked into".to_owned()),
-                };
+                let why = "the test answers otherwise when it is looked into".to_owned();
+                return Explanation { rules: Vec::new(), not_asked: Vec::new(), not_told: Some(why) };
+            }
+            let start = tracer.node(&test.rule);
+            let value = plain.as_ref().ok();
+            let mut explanation = tracer.stories(&events, start, &|rule, _| (rule == test.rule).then(|| value.cloned()));
+            if let Some(first) = explanation.rules.first_mut().filter(|_| test.cases) {
+                by_case(tracer, first, &cases, start, &events);
             }
             explanation
         });
+        let points = self.tracer.points();
+        let same = |place: &Occurrence, kind: Kind| points.iter().position(|point| point.place == *place && point.kind == kind);
+        let covered = covered.iter().filter_map(|(place, kind)| same(place, *kind)).filter(|id| self.counted.contains(id));
+        self.covered.extend(covered.collect::<Vec<_>>());
         Ran { outcome, took, cases, prints, explanation }
-    }
-
-    /// The cases there were, by what their rule says and by what its probes saw begin.
-    fn cases(&self, test: &Test, value: Option<&Value>, events: &[Event]) -> Vec<(Vec<String>, bool)> {
-        let mut cases = BTreeMap::new();
-        if let Some(value) = value {
-            leaves(value, &mut Vec::new(), &mut cases);
-        }
-        let own = self.tracer.node(&test.rule);
-        let mine = |event: &&Event| self.tracer.points().get(event.point).is_some_and(|point| Some(point.node) == own);
-        for keys in events.iter().filter(mine).flat_map(|event| event.keys()) {
-            cases.entry(keys.iter().flatten().map(word).collect()).or_insert(false);
-        }
-        cases.into_iter().collect()
-    }
-
-    /// Tells a test's own rule by its cases that failed.
-    fn by_case(&self, story: &mut RuleStory, cases: &[(Vec<String>, bool)], own: Option<usize>, events: &[Event]) {
-        let failed = |keys: &[Option<Value>]| {
-            let words: Vec<String> = keys.iter().flatten().map(word).collect();
-            cases.iter().any(|(case, held)| !held && *case == words)
-        };
-        let points = events.iter().filter_map(|event| Some((event, self.tracer.points().get(event.point)?)));
-        for (event, point) in points.filter(|(_, point)| Some(point.node) == own) {
-            let runs = event.keys().into_iter().filter(|keys| failed(keys)).filter_map(|keys| point.case(event, keys));
-            let definition = story
-                .definitions
-                .iter_mut()
-                .find(|definition| definition.line == point.place.line && definition.kind == point.kind);
-            if let Some(definition) = definition {
-                definition.runs = runs.collect();
-            }
-        }
     }
 
     /// How many definitions some test made defined, how many there are, and those none did.
@@ -211,14 +187,52 @@ impl Suite {
     }
 }
 
+/// The definitions that held with a value, of the rules a test can lead to: the engine may evaluate more of a package.
+fn held(tracer: &Tracer, test: &Test, events: &[Event]) -> Vec<(Occurrence, Kind)> {
+    let asked = tracer.node(&test.rule).map(|node| tracer.reachable(node)).unwrap_or_default();
+    let points = events.iter().filter(|event| tracer.gave(event)).filter_map(|event| tracer.points().get(event.point));
+    points.filter(|point| asked.contains(&point.node)).map(|point| (point.place.clone(), point.kind)).collect()
+}
+
+/// The cases there were, by what their rule says and by what its probes saw begin.
+fn cases(tracer: &Tracer, test: &Test, value: Option<&Value>, events: &[Event]) -> Vec<(Vec<String>, bool)> {
+    let mut cases = BTreeMap::new();
+    if let Some(value) = value {
+        leaves(value, &mut Vec::new(), &mut cases);
+    }
+    let own = tracer.node(&test.rule);
+    let mine = |event: &&Event| tracer.points().get(event.point).is_some_and(|point| Some(point.node) == own);
+    for keys in events.iter().filter(mine).flat_map(|event| event.keys()) {
+        cases.entry(keys.iter().flatten().map(word).collect()).or_insert(false);
+    }
+    cases.into_iter().collect()
+}
+
+/// Tells a test's own rule by its cases that failed.
+fn by_case(tracer: &Tracer, story: &mut RuleStory, cases: &[(Vec<String>, bool)], own: Option<usize>, events: &[Event]) {
+    let failed = |keys: &[Option<Value>]| {
+        let words: Vec<String> = keys.iter().flatten().map(word).collect();
+        cases.iter().any(|(case, held)| !held && *case == words)
+    };
+    let points = events.iter().filter_map(|event| Some((event, tracer.points().get(event.point)?)));
+    for (event, point) in points.filter(|(_, point)| Some(point.node) == own) {
+        let runs = event.keys().into_iter().filter(|keys| failed(keys)).filter_map(|keys| point.case(event, keys));
+        let definition =
+            story.definitions.iter_mut().find(|definition| definition.line == point.place.line && definition.kind == point.kind);
+        if let Some(definition) = definition {
+            definition.runs = runs.collect();
+        }
+    }
+}
+
 /// Runs the tests of a set of bundles that may judge only when all of them pass.
 ///
 /// # Errors
 /// Each test that failed, with its place; that there are none; that they took too long.
-pub(super) fn require(modules: &[Source], data: &str) -> Result<(), Report> {
+pub(super) fn require(modules: &[Source], data: &str, patience: Duration) -> Result<(), Report> {
     // Probes go several times as deep as what they look into, and a worker's or a blocking thread's stack is small.
     std::thread::scope(|scope| {
-        let running = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || all_pass(modules, data));
+        let running = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || all_pass(modules, data, patience));
         let done = running
             .map_err(|error| error.to_string())
             .and_then(|running| running.join().map_err(|_| "the engine panicked".to_owned()));
@@ -226,7 +240,7 @@ pub(super) fn require(modules: &[Source], data: &str) -> Result<(), Report> {
     })
 }
 
-fn all_pass(modules: &[Source], data: &str) -> Result<(), Report> {
+fn all_pass(modules: &[Source], data: &str, patience: Duration) -> Result<(), Report> {
     let began = Instant::now();
     let mut suite = Suite::of(modules, data)?;
     let mut findings = Vec::new();
@@ -239,12 +253,12 @@ fn all_pass(modules: &[Source], data: &str) -> Result<(), Report> {
         ));
     }
     for test in &tests {
-        let left = PATIENCE.saturating_sub(began.elapsed());
+        let left = patience.saturating_sub(began.elapsed());
         if left.is_zero() {
             let hint = "`portcullis test` says which are slow; tests: ignore lets the bundles judge untested";
             findings.push(Finding::whole(
                 "policy.tests",
-                format!("the tests took longer than {} seconds", PATIENCE.as_secs()),
+                format!("the tests took longer than {} seconds", patience.as_secs()),
                 hint,
             ));
             break;

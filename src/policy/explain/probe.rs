@@ -304,6 +304,7 @@ impl<'a> Writer<'a> {
             .collect();
         if let Literal::Every { key, value, domain, query, .. } = &statement.literal
             && with.is_empty()
+            && self.depth == Depth::Full
         {
             shown.extend(self.every(key.as_ref(), value, domain, query, bound, around));
         }

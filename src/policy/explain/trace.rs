@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regorus::unstable::{Module, Ref};
 use regorus::utils::limits::ExecutionTimerConfig;
@@ -25,6 +25,10 @@ use crate::policy::program::Program;
 const EVENTS: usize = 50_000;
 /// How long an evaluation may take; probes do everything several times.
 const TIME: Duration = Duration::from_secs(60);
+/// How long all trials of probes may take; what was not tried by then tells nothing.
+const TRIALS: Duration = Duration::from_secs(10);
+/// How long one trial may take.
+const TRIAL: Duration = Duration::from_secs(2);
 /// More rules than this are not tried one by one when the engine refuses the probes.
 const TRIED: usize = 400;
 
@@ -68,6 +72,19 @@ impl Tracer {
     /// # Errors
     /// What the engine says against the sources as they stand.
     pub(in crate::policy) fn new(sources: &[Source], data: &str) -> Result<Self, String> {
+        Self::built(sources, data, None)
+    }
+
+    /// Builds both engines for one question whose answer the probes changed: with those that do not. The engine has bugs of its own
+    /// in what comprehensions may hold, and says so only when it gets there.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub(in crate::policy) fn careful(sources: &[Source], data: &str, rule: &str, input: &Value) -> Result<Self, String> {
+        Self::built(sources, data, Some((rule, input)))
+    }
+
+    fn built(sources: &[Source], data: &str, question: Option<(&str, &Value)>) -> Result<Self, String> {
         let modules: Vec<Ref<Module>> = sources
             .iter()
             .map(|source| preflight::parse(source).map_err(|finding| finding.to_string()))
@@ -90,13 +107,26 @@ impl Tracer {
             let (texts, points) = write(depth);
             engine(&texts, data, Some(&log)).map(|engine| (engine, points))
         };
-        let built = build(&|_, _| Depth::Full);
+        let wanted = question.map(|(rule, input)| evaluate(plain.clone(), rule, input).0);
+        let answers = |engine: &regorus::Engine| match question.zip(wanted.as_ref()) {
+            None => true,
+            Some(((rule, input), wanted)) => {
+                let mut engine = engine.clone();
+                set_limit(&mut engine, TRIAL);
+                evaluate(engine, rule, input).0 == *wanted
+            }
+        };
+        let began = Instant::now();
+        let built = build(&|_, _| Depth::Full).ok().filter(|(engine, _)| answers(engine));
         let (probed, points) = match built {
-            Ok(built) => built,
-            Err(_) => {
+            Some(built) => built,
+            None => {
                 let takes = |file: usize, rule: Option<usize>, wanted: Depth| {
+                    if began.elapsed() > TRIALS {
+                        return false;
+                    }
                     let meant = |f: usize, r: usize| f == file && rule.is_none_or(|rule| r == rule);
-                    build(&|f, r| if meant(f, r) { wanted } else { Depth::Nothing }).is_ok()
+                    build(&|f, r| if meant(f, r) { wanted } else { Depth::Nothing }).is_ok_and(|(engine, _)| answers(&engine))
                 };
                 let depths = tried(&modules, &takes);
                 build(&|file, rule| depths.get(file).and_then(|rules| rules.get(rule)).copied().unwrap_or(Depth::Nothing))?
