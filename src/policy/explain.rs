@@ -204,14 +204,18 @@ fn distinct(all: impl Iterator<Item = Vec<Named>>) -> Vec<Vec<Named>> {
 pub fn explain(policy: &Policy, entry: usize, input: &Value) -> Explanation {
     let told = |why: String| Explanation { rules: Vec::new(), not_asked: Vec::new(), not_told: Some(why) };
     let Some(rule) = policy.rule(entry) else { return told("there is no such entry point".to_owned()) };
-    let mut tracer = match Tracer::new(policy.sources(), policy.data()) {
+    let data = match policy.data() {
+        Ok(data) => data,
+        Err(why) => return told(why),
+    };
+    let mut tracer = match Tracer::new(policy.sources(), &data) {
         Ok(tracer) => tracer,
         Err(why) => return told(why),
     };
     let plain = tracer.plain(rule, input);
     let (mut probed, mut events) = tracer.probed(rule, input);
     if plain != probed
-        && let Ok(careful) = Tracer::careful(policy.sources(), policy.data(), rule, input)
+        && let Ok(careful) = Tracer::careful(policy.sources(), &data, rule, input)
     {
         (probed, events) = careful.probed(rule, input);
         tracer = careful;

@@ -29,7 +29,7 @@ pub struct Suite {
     tracer: Tracer,
     pub tests: Vec<Test>,
     sources: Vec<Source>,
-    data: String,
+    data: Value,
     /// The points that are definitions of the bundle, not of its tests.
     counted: BTreeSet<usize>,
     covered: BTreeSet<usize>,
@@ -87,6 +87,7 @@ impl Suite {
         let bundle = merged(paths)?;
         let mut checked = preflight::check(std::slice::from_ref(&bundle), &[]).map_err(Report::sorted)?;
         let data = serde_json::Value::Object(std::mem::take(&mut checked.data)).to_string();
+        let data = Value::from_json_str(&data).map_err(|error| Report { findings: vec![told(&error.to_string())] })?;
         Self::of(&bundle.modules, &data)
     }
 
@@ -94,7 +95,7 @@ impl Suite {
     ///
     /// # Errors
     /// What is wrong with the tests.
-    pub(super) fn of(modules: &[Source], data: &str) -> Result<Self, Report> {
+    pub(super) fn of(modules: &[Source], data: &Value) -> Result<Self, Report> {
         let (sources, tests) = renamed(modules)?;
         let all: Vec<Ref<Module>> =
             sources.iter().map(preflight::parse).collect::<Result<_, _>>().map_err(|finding| Report { findings: vec![finding] })?;
@@ -116,7 +117,7 @@ impl Suite {
                 && !is_test(&point.place.rule)
         });
         let counted = counted.map(|(id, _)| id).collect();
-        Ok(Self { tracer, tests, sources, data: data.to_owned(), counted, covered: BTreeSet::new() })
+        Ok(Self { tracer, tests, sources, data: data.clone(), counted, covered: BTreeSet::new() })
     }
 
     /// Runs one test.
@@ -229,7 +230,7 @@ fn by_case(tracer: &Tracer, story: &mut RuleStory, cases: &[(Vec<String>, bool)]
 ///
 /// # Errors
 /// Each test that failed, with its place; that there are none; that they took too long.
-pub(super) fn require(modules: &[Source], data: &str, patience: Duration) -> Result<(), Report> {
+pub(super) fn require(modules: &[Source], data: &Value, patience: Duration) -> Result<(), Report> {
     // Probes go several times as deep as what they look into, and a worker's or a blocking thread's stack is small.
     std::thread::scope(|scope| {
         let running = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || all_pass(modules, data, patience));
@@ -240,7 +241,7 @@ pub(super) fn require(modules: &[Source], data: &str, patience: Duration) -> Res
     })
 }
 
-fn all_pass(modules: &[Source], data: &str, patience: Duration) -> Result<(), Report> {
+fn all_pass(modules: &[Source], data: &Value, patience: Duration) -> Result<(), Report> {
     let began = Instant::now();
     let mut suite = Suite::of(modules, data)?;
     let mut findings = Vec::new();

@@ -71,7 +71,7 @@ impl Tracer {
     ///
     /// # Errors
     /// What the engine says against the sources as they stand.
-    pub(in crate::policy) fn new(sources: &[Source], data: &str) -> Result<Self, String> {
+    pub(in crate::policy) fn new(sources: &[Source], data: &Value) -> Result<Self, String> {
         Self::built(sources, data, None)
     }
 
@@ -80,11 +80,11 @@ impl Tracer {
     ///
     /// # Errors
     /// As for [`Self::new`].
-    pub(in crate::policy) fn careful(sources: &[Source], data: &str, rule: &str, input: &Value) -> Result<Self, String> {
+    pub(in crate::policy) fn careful(sources: &[Source], data: &Value, rule: &str, input: &Value) -> Result<Self, String> {
         Self::built(sources, data, Some((rule, input)))
     }
 
-    fn built(sources: &[Source], data: &str, question: Option<(&str, &Value)>) -> Result<Self, String> {
+    fn built(sources: &[Source], data: &Value, question: Option<(&str, &Value)>) -> Result<Self, String> {
         let modules: Vec<Ref<Module>> = sources
             .iter()
             .map(|source| preflight::parse(source).map_err(|finding| finding.to_string()))
@@ -201,7 +201,7 @@ fn tried(modules: &[Ref<Module>], takes: &dyn Fn(usize, Option<usize>, Depth) ->
     .collect()
 }
 
-fn engine(texts: &[(String, String, bool)], data: &str, log: Option<&Arc<Log>>) -> Result<regorus::Engine, String> {
+fn engine(texts: &[(String, String, bool)], data: &Value, log: Option<&Arc<Log>>) -> Result<regorus::Engine, String> {
     let said = |error: &dyn std::fmt::Display| preflight::placed("", error).to_string();
     let mut engine = bare();
     if let Some(log) = log {
@@ -220,7 +220,7 @@ fn engine(texts: &[(String, String, bool)], data: &str, log: Option<&Arc<Log>>) 
         engine.set_rego_v0(*v0);
         engine.add_policy(file.clone(), text.clone()).map_err(|error| said(&error))?;
     }
-    engine.add_data(Value::from_json_str(data).map_err(|error| said(&error))?).map_err(|error| said(&error))?;
+    engine.add_data(data.clone()).map_err(|error| said(&error))?;
     set_limit(&mut engine, TIME);
     // The engine analyses its modules when it is first asked anything.
     engine.eval_query("true".to_owned(), false).map_err(|error| said(&error))?;
