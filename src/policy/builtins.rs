@@ -8,19 +8,22 @@
 //! Where OPA is looser than its RFCs we say no: an RSA key below 2,048 or above 8,192 bits, a PSS salt of another length than the
 //! hash, an elliptic curve of another size than the hash (RFC 7518 section 3) and a lone surrogate in JSON give false or undefined.
 
+mod certificate;
+mod chain;
 mod digest;
 mod encoding;
 mod jwt;
 mod keys;
 mod lists;
 pub(super) mod network;
+mod uri;
 
 use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use regorus::rvm::Program;
 use regorus::rvm::instructions::{BuiltinCallParams, Instruction};
 use regorus::rvm::program::BuiltinInfo;
-use regorus::rvm::Program;
 use regorus::unstable::{BUILTINS, BuiltinFcn, Expr, Ref};
 use regorus::{Engine, LimitError, Value};
 
@@ -81,6 +84,9 @@ pub(super) const ALL: &[Builtin] = builtins![
     "crypto.md5" 1 digest::md5,
     "crypto.sha1" 1 digest::sha1,
     "crypto.sha256" 1 digest::sha256,
+    "crypto.x509.parse_and_verify_certificates" 1 chain::verify,
+    "crypto.x509.parse_and_verify_certificates_with_options" 2 chain::verify_with_options,
+    "crypto.x509.parse_certificates" 1 certificate::parse,
     "io.jwt.decode" 1 jwt::decode,
     "io.jwt.decode_verify" 2 jwt::decode_verify,
     "io.jwt.verify_eddsa" 2 jwt::verify_eddsa,

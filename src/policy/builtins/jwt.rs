@@ -278,9 +278,8 @@ pub(super) fn decode_verify(arguments: &[Value]) -> Option<Value> {
         }
         let signature = token.signature()?;
         let signed = token.signed();
-        let made = |key: &Key| {
-            Algorithm::named(&header.alg).is_some_and(|algorithm| key.signed(algorithm, signed.as_bytes(), &signature))
-        };
+        let made =
+            |key: &Key| Algorithm::named(&header.alg).is_some_and(|algorithm| key.signed(algorithm, signed.as_bytes(), &signature));
         if !verified(&constraints.keys, &header, made) {
             return unverified();
         }
