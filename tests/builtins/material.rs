@@ -50,7 +50,7 @@ impl Pair {
 
     /// The public key as a JSON Web Key with these further members.
     pub(crate) fn jwk(&self, more: &Value) -> Value {
-        let der = self.pair.public_key_der();
+        let der = rcgen::PublicKeyData::subject_public_key_info(&self.pair);
         let (_, info) = SubjectPublicKeyInfo::from_der(&der).unwrap();
         let bytes = info.subject_public_key.data.to_vec();
         let mut key = match self.algorithms[0] {

@@ -426,7 +426,7 @@ fn subtrees<'n>(side: &str, bases: impl Iterator<Item = &'n GeneralName<'n>>, me
 
 /// The purposes in the value of such an extension, in their order.
 pub(super) fn listed_purposes(value: &[u8]) -> Option<Vec<Oid<'_>>> {
-    let (_, purposes) = <Vec<Oid<'_>> as x509_parser::asn1_rs::FromDer<'_>>::from_der(value).ok()?;
+    let (_, purposes) = <Vec<Oid<'_>>>::from_der(value).ok()?;
     Some(purposes)
 }
 

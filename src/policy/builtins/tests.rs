@@ -1,0 +1,83 @@
+//! What the comparison with OPA (`tests/builtins`) cannot show: where an evaluation ends, and what a name means.
+
+use regorus::Value;
+use serde_json::json;
+
+use super::encoding;
+use crate::policy::engine::tests::{load, load_both, value};
+use crate::policy::{Chosen, EvaluationError, Kind};
+
+#[test]
+fn a_call_that_would_take_too_long_ends_the_evaluation_and_is_not_undefined() {
+    let many: Vec<String> = (0..1000).map(|place| format!("10.0.{}.{}", place / 256, place % 256)).collect();
+    let input = json!({"a": many.iter().map(|one| format!("{one}/32")).collect::<Vec<_>>(), "b": many});
+    let rego = "package a\n\nr if not net.cidr_contains_matches(input.a, input.b)\n";
+    let (vm, interpreter) = load_both(&[("p.rego", rego)], &["a/r"]);
+    for (policy, kind) in [(vm.unwrap(), Kind::Vm), (interpreter.unwrap(), Kind::Interpreter)] {
+        let said = policy.engine().unwrap().ask(0, value(&input));
+        assert_eq!((said.answer, said.by), (Err(EvaluationError::Timeout), kind));
+    }
+}
+
+#[test]
+fn a_rule_with_the_name_of_a_builtin_is_the_rule_and_the_interpreters() {
+    let files = [
+        ("p.rego", "package a\n\nimport data.b.crypto\n\nr := crypto.md5(input.x)\n"),
+        ("q.rego", "package b.crypto\n\nmd5(x) := [x]\n"),
+    ];
+    let (chosen, interpreted) = load_both(&files, &["a/r"]);
+    let chosen = chosen.unwrap();
+    assert!(matches!(chosen.chosen(0), Chosen::Interpreter { why } if why.contains("a function and a builtin")));
+    for policy in [chosen, interpreted.unwrap()] {
+        assert_eq!(policy.engine().unwrap().evaluate(0, value(&json!({"x": 1}))), Ok(value(&json!([1]))));
+    }
+}
+
+#[test]
+fn calls_that_cannot_be_right_are_refused_with_their_line() {
+    for (call, said) in [
+        ("crypto.md5(input.x, y); y == 1", "p.rego:4:2: `crypto.md5` takes 1 arguments and is given one more"),
+        ("crypto.md5()", "p.rego:4:2: `crypto.md5` takes 1 arguments and is given 0"),
+        ("crypto.md4(input.x)", "did you mean `crypto.md5`?"),
+        ("io.jwt.encode_sign({}, {}, {})", "p.rego:4:2: `io.jwt.encode_sign` may not be called"),
+        ("graphql.is_valid(input.x, input.y)", "p.rego:4:2: `graphql.is_valid` may not be called"),
+        ("json.patch(input.x, input.y)", "p.rego:4:2: `json.patch`"),
+        ("json.patch(input.x, [{\"op\": input.o, \"path\": \"a\", \"value\": 1}])", "p.rego:4:2: `json.patch`"),
+        ("json.patch(input.x, [{\"op\": \"copy\", \"path\": \"a\", \"from\": \"b\"}])", "p.rego:4:2: `json.patch`"),
+    ] {
+        let report = load(&[("p.rego", &format!("package a\n\nr if {{\n\t{call}\n}}\n"))], &["a/r"]).unwrap_err().to_string();
+        assert!(report.contains(said), "{call}\n{report}");
+    }
+    let patch = "package a\n\nr := json.patch({\"a\": 1}, [{\"op\": \"add\", \"path\": \"/b\", \"value\": input.x}])\n";
+    let policy = load(&[("p.rego", patch)], &["a/r"]).unwrap();
+    assert_eq!(policy.engine().unwrap().evaluate(0, value(&json!({"x": 2}))), Ok(value(&json!({"a": 1, "b": 2}))));
+}
+
+#[test]
+fn the_clock_stands_still_within_an_evaluation_and_goes_on_between_them() {
+    super::begin();
+    let first = super::now();
+    assert_eq!(super::now(), first);
+    super::begin();
+    assert!(super::now() >= first);
+    super::NOW.set(1);
+    assert_eq!(super::now(), 1);
+    // Evaluating begins anew.
+    let policy = load(&[("p.rego", "package a\n\nr := io.jwt.decode_verify(input.t, {\"secret\": \"s\"})\n")], &["a/r"]).unwrap();
+    assert!(policy.footprint(0).clock);
+    drop(policy.engine().unwrap().evaluate(0, Value::new_object()));
+    assert_ne!(super::now(), 1);
+}
+
+#[test]
+fn blocks_of_pem_are_found_where_go_finds_them() {
+    let block = |text: &str| encoding::pem(text).map(|block| (block.label.to_owned(), block.bytes, block.rest.to_owned()));
+    let whole = "-----BEGIN A-----\nAAEC\n-----END A-----\n";
+    assert_eq!(block(whole), Some(("A".to_owned(), vec![0, 1, 2], String::new())));
+    assert_eq!(block(&format!("x\n{whole}rest")), Some(("A".to_owned(), vec![0, 1, 2], "rest".to_owned())));
+    assert_eq!(block("-----BEGIN A-----\nProc-Type: 4\n\nAAEC\n-----END A-----"), Some(("A".to_owned(), vec![0, 1, 2], String::new())));
+    assert_eq!(block(&format!("x{whole}")), None);
+    assert_eq!(block("-----BEGIN A-----\nAAEC\n-----END B-----\n"), None);
+    assert_eq!(block("-----BEGIN A-----\nAA!C\n-----END A-----\n"), None);
+    assert_eq!(block("-----BEGIN A-----"), None);
+}
