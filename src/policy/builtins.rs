@@ -109,6 +109,8 @@ pub(super) const ALL: &[Builtin] = builtins![
     "net.cidr_is_valid" 1 network::is_valid,
     "net.cidr_merge" 1 network::merge,
     "strings.split_n" 3 lists::split_n,
+    "uri.is_valid" 1 uri::is_valid,
+    "uri.parse" 1 uri::parse,
 ];
 
 thread_local! {

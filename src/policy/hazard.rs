@@ -37,8 +37,6 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("strings.render_template", "templates run without a bound; use sprintf or concat"),
     ("json.match_schema", "the gate checks no JSON schemas in policy; compare the fields the rule needs"),
     ("json.verify_schema", "the gate checks no JSON schemas in policy; compare the fields the rule needs"),
-    ("uri.is_valid", "the gate hands the target over already taken apart; read input.request.path and query"),
-    ("uri.parse", "the gate hands the target over already taken apart; read input.request.path and query"),
     ("regex.globs_match", "it takes time without a bound; ask glob.match for each"),
     ("internal.", "it is no builtin for policies"),
     ("all", "OPA deprecated it; use every x in collection { x }"),

@@ -512,3 +512,118 @@ pub(crate) fn lists() -> Vec<Case> {
     }
     cases
 }
+
+/// `uri.parse`, `uri.is_valid`
+pub(crate) fn uris() -> Vec<Case> {
+    let texts = [
+        "",
+        "*",
+        "?",
+        "#",
+        "/",
+        "//",
+        "///",
+        "////a",
+        "a",
+        "a/b",
+        "a:b",
+        "/a:b",
+        ":a",
+        "1a:b",
+        "a+b.c-d:e",
+        "A:b",
+        "é:a",
+        "http:",
+        "http://",
+        "http:///a",
+        "http:/a",
+        "http:a/b?c#d",
+        "https://Example.org",
+        "https://example.org:8443/a/b?x=1&y=%20#f%20g",
+        "https://u:p@example.org/",
+        "https://u%41@h",
+        "https://u@v@h",
+        "https://u v@h",
+        "https://u%zz@h",
+        "https://@h",
+        "https://h:",
+        "https://h:80a",
+        "https://h:a",
+        "https://h:1:2",
+        "x://h:1:2",
+        "x://h:1:a",
+        "https://[::1]",
+        "https://[::1]:80/a",
+        "https://[::1]a",
+        "https://[::1",
+        "https://a[::1]",
+        "https://[1.2.3.4]",
+        "https://[fe80::1%25eth0]:1",
+        "https://[fe80::1%25]",
+        "https://[fe80::1%eth0]",
+        "https://[fe80::1%25a%20b]",
+        "https://[::1%2541]",
+        "https://[v1.a]",
+        "https://h%41",
+        "https://h%C3%A9",
+        "https://h%25",
+        "https://h%e9",
+        "https://h ",
+        "https://h\\a",
+        "https://h^",
+        "https://h<>\"",
+        "https://é.ch/é",
+        "https://h/%2F",
+        "https://h/%2f",
+        "https://h/%",
+        "https://h/%4",
+        "https://h/%zz",
+        "https://h/a b",
+        "https://h/a%20b",
+        "https://h/a!b",
+        "https://h/a+b",
+        "https://h/[a]",
+        "https://h/..//a/./",
+        "https://h?",
+        "https://h?a?",
+        "https://h?a?b",
+        "https://h??",
+        "https://h?%zz",
+        "https://h#%zz",
+        "https://h#a#b",
+        "https://h#a!b",
+        "https://h/\t",
+        "https://h/\u{7f}",
+        "https://h#\t",
+        "mailto:a@b",
+        "urn:uuid:1",
+        "spiffe://example.org/ns/a",
+        "//h/a",
+        "//h:80",
+        "h:80/a",
+        "127.0.0.1:80",
+        "./a:b",
+        "?a:b",
+        "https://h/%ff",
+        "javascript:alert(1)",
+    ];
+    let mut dice = Dice(19);
+    let mut values: Vec<Value> = texts.iter().map(|text| json!(text)).chain(odd()).collect();
+    values.extend((0..400).map(|_| {
+        let whole = *dice.one(&texts);
+        let once = dice.damaged(whole);
+        json!(dice.damaged(&once))
+    }));
+    for _ in 0..300 {
+        let signs = [
+            ":", "/", "//", "?", "#", "@", "[", "]", "%", "%25", "%41", "a", "B", "1", "::1", ".", "http", "é", " ", "*", "+",
+            "\"", "|",
+        ];
+        let count = dice.below(9);
+        values.push(json!((0..count).map(|_| *dice.one(&signs)).collect::<String>()));
+    }
+    values
+        .iter()
+        .flat_map(|value| ["uri.parse", "uri.is_valid"].map(|function| case(function, std::slice::from_ref(value))))
+        .collect()
+}

@@ -133,9 +133,9 @@ pub(super) fn shown(der: &[u8], uri_texts: bool) -> Option<Value> {
     members.put("PublicKeyAlgorithm", algorithm);
     members.put("PublicKey", key);
     members.put("Version", u64::from(inner.version.0) + 1);
-    // A negative one is refused, as in Go.
+    // A negative number, and a version that does not exist, are refused, as in Go.
     let serial = certificate.raw_serial();
-    if serial.first().is_some_and(|first| *first >= 0x80) {
+    if serial.first().is_some_and(|first| *first >= 0x80) || inner.version.0 > 2 {
         return None;
     }
     members.put("SerialNumber", number(serial)?);
@@ -389,7 +389,7 @@ fn alternatives(names: &[GeneralName<'_>], members: &mut Members, uri_texts: boo
             GeneralName::IPAddress(octets) => addresses.push(address(octets)?),
             GeneralName::URI(name) => {
                 uris.push(uri::shown(name)?);
-                texts.push((*name).into());
+                texts.push(uri::written(name).into());
             }
             GeneralName::Invalid(..) => return None,
             _ => {}

@@ -99,16 +99,14 @@ impl Demand {
         let mut demand = Self { name: String::new(), time: 0, purposes: Vec::new() };
         let mut time = None;
         for (name, value) in options.iter() {
+            let Some(name) = text(name) else { continue };
             match (name, value) {
-                (Value::String(name), value) => match (name.as_ref(), value) {
-                    ("DNSName", Value::String(name)) => demand.name = name.trim_matches('"').to_owned(),
-                    ("CurrentTime", Value::Number(number)) => time = Some(i128::from(number.as_i64()?)),
-                    ("MaxConstraintComparisons", Value::Number(number)) => drop(number.as_i64()?),
-                    ("KeyUsages", Value::Array(names)) => demand.wanted(names.iter())?,
-                    ("KeyUsages", Value::Set(names)) => demand.wanted(names.iter())?,
-                    _ => return None,
-                },
-                _ => {}
+                ("DNSName", Value::String(name)) => demand.name = name.trim_matches('"').to_owned(),
+                ("CurrentTime", Value::Number(number)) => time = Some(i128::from(number.as_i64()?)),
+                ("MaxConstraintComparisons", Value::Number(number)) if number.as_i64().is_some() => {}
+                ("KeyUsages", Value::Array(names)) => demand.wanted(names.iter())?,
+                ("KeyUsages", Value::Set(names)) => demand.wanted(names.iter())?,
+                _ => return None,
             }
         }
         demand.time = time.unwrap_or_else(present);

@@ -5,6 +5,8 @@
 //! parameter marked critical that nobody knows fails the token; `exp` is over at its very second. A token names its own
 //! algorithm, so a key's kind, and never the token, says what the key may be used for.
 
+use std::rc::Rc;
+
 use regorus::Value;
 use regorus::value::Object;
 
@@ -192,7 +194,7 @@ pub(super) fn verify_hs512(arguments: &[Value]) -> Option<Value> {
 
 /// What a token must be like.
 struct Constraints {
-    keys: Vec<Key>,
+    keys: Rc<[Key]>,
     /// Empty: any.
     alg: String,
     /// Empty: any.
@@ -224,7 +226,7 @@ impl Constraints {
         }
         let keys = match (certificate, secret) {
             (Some(keys), "") => keys,
-            (None, secret) if !secret.is_empty() => vec![Key::secret(secret)],
+            (None, secret) if !secret.is_empty() => Rc::new([Key::secret(secret)]),
             _ => return None,
         };
         let time = time.unwrap_or_else(nanoseconds);

@@ -4,6 +4,10 @@
 //! true: one key that cannot be read spoils its set, as in OPA; a key is used for its own family of algorithms only, so that an RSA
 //! key never serves as the secret of an HMAC.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
@@ -84,6 +88,9 @@ enum Material {
     Other,
 }
 
+/// Texts a worker keeps the keys of, and the longest of them.
+const KEPT: usize = 32;
+const KEPT_BYTES: usize = 64 * 1024;
 /// Keys a set may hold, as in OPA.
 const KEYS: usize = 1000;
 
@@ -173,8 +180,30 @@ impl Bits {
     }
 }
 
+thread_local! {
+    /// Policies verify many tokens with few keys, and reading a key costs as much as using it.
+    static READ: RefCell<HashMap<String, Rc<[Key]>>> = RefCell::default();
+}
+
 /// The keys in a PEM certificate, a PEM public key, a JWK or a JWK set.
-pub(super) fn read(text: &str) -> Option<Vec<Key>> {
+pub(super) fn read(text: &str) -> Option<Rc<[Key]>> {
+    if let Some(keys) = READ.with_borrow(|read| read.get(text).map(Rc::clone)) {
+        return Some(keys);
+    }
+    let keys: Rc<[Key]> = parsed(text)?.into();
+    if text.len() <= KEPT_BYTES {
+        READ.with_borrow_mut(|read| {
+            // A policy may take keys from the request, so what is full is emptied.
+            if read.len() >= KEPT {
+                read.clear();
+            }
+            read.insert(text.to_owned(), Rc::clone(&keys));
+        });
+    }
+    Some(keys)
+}
+
+fn parsed(text: &str) -> Option<Vec<Key>> {
     if let Some(block) = encoding::pem(text) {
         if !block.rest.is_empty() {
             return None;

@@ -36,17 +36,17 @@ fn a_rule_with_the_name_of_a_builtin_is_the_rule_and_the_interpreters() {
 #[test]
 fn calls_that_cannot_be_right_are_refused_with_their_line() {
     for (call, said) in [
-        ("crypto.md5(input.x, y); y == 1", "p.rego:4:2: `crypto.md5` takes 1 arguments and is given one more"),
-        ("crypto.md5()", "p.rego:4:2: `crypto.md5` takes 1 arguments and is given 0"),
+        ("crypto.md5(input.x, y); y == 1", "`crypto.md5` takes 1 arguments and is given one more"),
+        ("crypto.md5()", "`crypto.md5` takes 1 arguments and is given 0"),
         ("crypto.md4(input.x)", "did you mean `crypto.md5`?"),
-        ("io.jwt.encode_sign({}, {}, {})", "p.rego:4:2: `io.jwt.encode_sign` may not be called"),
-        ("graphql.is_valid(input.x, input.y)", "p.rego:4:2: `graphql.is_valid` may not be called"),
-        ("json.patch(input.x, input.y)", "p.rego:4:2: `json.patch`"),
-        ("json.patch(input.x, [{\"op\": input.o, \"path\": \"a\", \"value\": 1}])", "p.rego:4:2: `json.patch`"),
-        ("json.patch(input.x, [{\"op\": \"copy\", \"path\": \"a\", \"from\": \"b\"}])", "p.rego:4:2: `json.patch`"),
+        ("io.jwt.encode_sign({}, {}, {})", "`io.jwt.encode_sign` may not be called"),
+        ("graphql.is_valid(input.x, input.y)", "`graphql.is_valid` may not be called"),
+        ("json.patch(input.x, input.y)", "`json.patch`"),
+        ("json.patch(input.x, [{\"op\": input.o, \"path\": \"a\", \"value\": 1}])", "`json.patch`"),
+        ("json.patch(input.x, [{\"op\": \"copy\", \"path\": \"a\", \"from\": \"b\"}])", "`json.patch`"),
     ] {
         let report = load(&[("p.rego", &format!("package a\n\nr if {{\n\t{call}\n}}\n"))], &["a/r"]).unwrap_err().to_string();
-        assert!(report.contains(said), "{call}\n{report}");
+        assert!(report.contains("p.rego:4:") && report.contains(said), "{call}\n{report}");
     }
     let patch = "package a\n\nr := json.patch({\"a\": 1}, [{\"op\": \"add\", \"path\": \"/b\", \"value\": input.x}])\n";
     let policy = load(&[("p.rego", patch)], &["a/r"]).unwrap();
