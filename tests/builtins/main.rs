@@ -236,7 +236,6 @@ fn compare(cases: &[Case], least: usize) {
     }
     let defined = expected.len();
     assert!(defined * 10 >= cases.len(), "only {defined} of {} cases have a value", cases.len());
-    println!("{} cases, {defined} with a value", cases.len());
     let shown: Vec<&String> = wrong.iter().take(12).collect();
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), shown.iter().map(|line| line.as_str()).collect::<Vec<_>>().join("\n"));
 }
