@@ -6,7 +6,8 @@
 //! that stops runs other code than one that does not, so each such stop is made an ordinary call once the program is compiled.
 //!
 //! Where OPA is looser than its RFCs we say no: an RSA key below 2,048 or above 8,192 bits, a PSS salt of another length than the
-//! hash, an elliptic curve of another size than the hash (RFC 7518 section 3) and a lone surrogate in JSON give false or undefined.
+//! hash, an elliptic curve of another size than the hash (RFC 7518 section 3), a private RSA key as a JWK and a lone surrogate in
+//! JSON give false or undefined. Whole numbers beyond 64 bits in a token are floats, as everywhere in regorus' JSON.
 
 mod certificate;
 mod chain;

@@ -157,6 +157,7 @@ fn keys(own: &Pair, other: &Pair, name: &str) -> Vec<Value> {
         json!("[]"),
         json!(""),
         json!("nonsense"),
+        json!(own.private_jwk().to_string()),
     ];
     keys.extend(odd());
     keys
@@ -229,7 +230,7 @@ pub(crate) fn tokens() -> Vec<Case> {
             for (at, token) in tokens.iter().enumerate() {
                 for (which, key) in keys.iter().enumerate() {
                     // Every key with the first tokens, every token with the first key, and some of the rest.
-                    if at < 2 || which == 0 || which == 20 || dice.below(6) == 0 {
+                    if at < 2 || which == 0 || which == 20 || which == 36 || dice.below(6) == 0 {
                         cases.push(case(function, &[json!(token), key.clone()]));
                     }
                 }
@@ -359,7 +360,7 @@ pub(crate) fn constraints() -> Vec<Case> {
             let tokens = signed(pair, other, name);
             for (at, token) in tokens.iter().enumerate() {
                 for (which, key) in keys(pair, other, name).into_iter().enumerate() {
-                    if (at == 0 || which < 2 || dice.below(12) == 0) && which < 36 {
+                    if (at == 0 || which < 2 || dice.below(12) == 0) && key.is_string() {
                         // An RSA public key as a secret: the oldest way in.
                         let constraints = json!({"cert": key, "aud": "gate", "time": time});
                         cases.push(case(VERIFIED, &[json!(token), constraints]));

@@ -1,5 +1,6 @@
 //! Keys, made anew for each run, in every form a policy may hand them over; and tokens signed with them.
 
+use aws_lc_rs::encoding::{AsBigEndian, EcPrivateKeyBin};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -74,6 +75,24 @@ impl Pair {
             key[name] = value.clone();
         }
         key
+    }
+
+    /// The same key with its private part; RSA keys have theirs in more parts than a test needs.
+    pub(crate) fn private_jwk(&self) -> Value {
+        let der = self.pair.serialize_der();
+        let elliptic = |algorithm| {
+            let pair = EcdsaKeyPair::from_pkcs8(algorithm, &der).unwrap();
+            let private: EcPrivateKeyBin<'_> = pair.private_key().as_be_bytes().unwrap();
+            url(private.as_ref())
+        };
+        let private = match self.algorithms[0] {
+            "ES256" => elliptic(&ECDSA_P256_SHA256_FIXED_SIGNING),
+            "ES384" => elliptic(&ECDSA_P384_SHA384_FIXED_SIGNING),
+            "ES512" => elliptic(&ECDSA_P521_SHA512_FIXED_SIGNING),
+            "EdDSA" => url(Ed25519KeyPair::from_pkcs8(&der).unwrap().seed().unwrap().as_be_bytes().unwrap().as_ref()),
+            _ => url("no number of this key"),
+        };
+        self.jwk(&json!({"d": private}))
     }
 
     fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {

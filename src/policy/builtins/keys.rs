@@ -276,6 +276,8 @@ fn of_json(key: &Map<String, Value>) -> Option<Option<Key>> {
     };
     let bytes = |name: &str| encoding::any(key.get(name)?.as_str()?).filter(|bytes| !bytes.is_empty());
     let material = match text("kty")? {
+        // Whether its private part is one would have to be checked, as OPA does, and no policy of a gate should hold it.
+        "RSA" if key.contains_key("d") => return None,
         "RSA" => rsa(&bytes("n")?, &bytes("e")?),
         "EC" => {
             let bits = match text("crv")? {
