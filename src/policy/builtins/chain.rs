@@ -5,14 +5,18 @@
 //! trust anchor (its dates, that it is a CA, its purposes, its path length) is checked here, because this root is only a claim of
 //! whoever wrote the text. A CA is no leaf here, where Go lets it pass; `MaxConstraintComparisons` is read and webpki's bound holds.
 
+use std::time::Duration;
+
 use regorus::Value;
 use regorus::value::Object;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::time::Duration;
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{certificate, now, text};
+
+/// Certificates between a leaf and its root; the number of ways to join them up grows fast.
+const BETWEEN: usize = 14;
 
 /// A certificate for this purpose, by Go's name, or for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +123,11 @@ impl Demand {
     fn wanted<'v>(&mut self, names: impl Iterator<Item = &'v Value>) -> Option<()> {
         for name in names.filter_map(text) {
             let name = name.trim_matches('"');
-            self.purposes.push(*PURPOSES.iter().find(|purpose| purpose.0 == name)?);
+            let purpose = *PURPOSES.iter().find(|purpose| purpose.0 == name)?;
+            // Each is a verification of its own.
+            if !self.purposes.contains(&purpose) {
+                self.purposes.push(purpose);
+            }
         }
         Some(())
     }
@@ -134,6 +142,9 @@ impl Demand {
 /// The chain from the leaf to the root.
 fn verified<'c>(certificates: &'c [Vec<u8>], demand: &Demand) -> Option<Vec<&'c [u8]>> {
     let [root, between @ .., leaf] = certificates else { return None };
+    if between.len() > BETWEEN {
+        return None;
+    }
     let (leaf, root) = (CertificateDer::from(leaf.as_slice()), CertificateDer::from(root.as_slice()));
     let between: Vec<CertificateDer<'_>> = between.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let anchors = [anchor_from_trusted_cert(&root).ok()?];

@@ -12,8 +12,9 @@ use regorus::Value;
 
 use super::{TooLong, text};
 
-/// Pairs `net.cidr_contains_matches` compares before the evaluation ends as one that took too long.
-const PAIRS: usize = 1 << 18;
+/// Pairs `net.cidr_contains_matches` compares, and matches it lists, before the evaluation ends as one that took too long.
+const PAIRS: usize = 1 << 20;
+const MATCHES: usize = 1 << 14;
 /// Addresses `net.cidr_expand` lists.
 const ADDRESSES: u32 = 16;
 /// Where IPv4 begins in IPv6.
@@ -121,19 +122,30 @@ impl Network {
     }
 }
 
-/// True when a network has an address, or all of another network.
-fn contained(network: &str, asked: &str) -> Option<bool> {
-    let network = Network::read(network)?;
-    match Address::read(asked) {
-        Some(address) => Some(network.has(address)),
-        None => Network::read(asked).map(|asked| network.covers(asked)),
+/// What may lie in a network.
+enum Asked {
+    One(Address),
+    All(Network),
+}
+
+impl Asked {
+    fn read(text: &str) -> Option<Self> {
+        Address::read(text).map(Self::One).or_else(|| Network::read(text).map(Self::All))
+    }
+
+    fn within(&self, network: Network) -> bool {
+        match self {
+            Self::One(address) => network.has(*address),
+            Self::All(other) => network.covers(*other),
+        }
     }
 }
 
 /// `net.cidr_contains(network, network or address)`
 pub(super) fn contains(arguments: &[Value]) -> Option<Value> {
     let [network, asked] = arguments else { return None };
-    contained(text(network)?, text(asked)?).map(Value::from)
+    let (network, asked) = (Network::read(text(network)?)?, Asked::read(text(asked)?)?);
+    Some(asked.within(network).into())
 }
 
 /// `net.cidr_is_valid(network)`
@@ -185,14 +197,18 @@ pub(super) fn contains_matches(arguments: &[Value]) -> Result<Option<Value>, Too
     if networks.len().saturating_mul(asked.len()) > PAIRS {
         return Err(TooLong);
     }
-    let pair = |network: &Value, asked: &Value| contained(text(network)?, text(asked)?);
+    if networks.is_empty() || asked.is_empty() {
+        return Ok(Some(Value::new_set()));
+    }
+    let ranges: Option<Vec<Network>> = networks.iter().map(|(network, _)| Network::read(text(network)?)).collect();
+    let wanted: Option<Vec<Asked>> = asked.iter().map(|(asked, _)| Asked::read(text(asked)?)).collect();
+    let (Some(ranges), Some(wanted)) = (ranges, wanted) else { return Ok(None) };
     let mut matches = BTreeSet::new();
-    for (network, one) in &networks {
-        for (asked, other) in &asked {
-            match pair(network, asked) {
-                Some(true) => drop(matches.insert(Value::from(vec![one.clone(), other.clone()]))),
-                Some(false) => {}
-                None => return Ok(None),
+    for (range, (_, one)) in ranges.iter().zip(&networks) {
+        for (_, (_, other)) in wanted.iter().zip(&asked).filter(|(wanted, _)| wanted.within(*range)) {
+            matches.insert(Value::from(vec![one.clone(), other.clone()]));
+            if matches.len() > MATCHES {
+                return Err(TooLong);
             }
         }
     }

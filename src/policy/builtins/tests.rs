@@ -9,13 +9,18 @@ use crate::policy::{Chosen, EvaluationError, Kind};
 
 #[test]
 fn a_call_that_would_take_too_long_ends_the_evaluation_and_is_not_undefined() {
-    let many: Vec<String> = (0..1000).map(|place| format!("10.0.{}.{}", place / 256, place % 256)).collect();
-    let input = json!({"a": many.iter().map(|one| format!("{one}/32")).collect::<Vec<_>>(), "b": many});
+    let many = |count: usize| (0..count).map(|place| format!("10.0.{}.{}", place / 256, place % 256)).collect::<Vec<_>>();
+    let networks = |count: usize, length| many(count).iter().map(|one| format!("{one}/{length}")).collect::<Vec<_>>();
+    let (pairs, matches) = (json!({"a": networks(1100, 32), "b": many(1100)}), json!({"a": networks(200, 8), "b": many(200)}));
+    let few = json!({"a": networks(100, 8), "b": many(100)});
     let rego = "package a\n\nr if not net.cidr_contains_matches(input.a, input.b)\n";
     let (vm, interpreter) = load_both(&[("p.rego", rego)], &["a/r"]);
     for (policy, kind) in [(vm.unwrap(), Kind::Vm), (interpreter.unwrap(), Kind::Interpreter)] {
-        let said = policy.engine().unwrap().ask(0, value(&input));
-        assert_eq!((said.answer, said.by), (Err(EvaluationError::Timeout), kind));
+        for input in [&pairs, &matches] {
+            let said = policy.engine().unwrap().ask(0, value(input));
+            assert_eq!((said.answer, said.by), (Err(EvaluationError::Timeout), kind));
+        }
+        assert_eq!(policy.engine().unwrap().evaluate(0, value(&few)), Err(EvaluationError::Undefined));
     }
 }
 
@@ -83,4 +88,32 @@ fn blocks_of_pem_are_found_where_go_finds_them() {
     assert_eq!(block("-----BEGIN A-----\nAAEC\n-----END B-----\n"), None);
     assert_eq!(block("-----BEGIN A-----\nAA!C\n-----END A-----\n"), None);
     assert_eq!(block("-----BEGIN A-----"), None);
+}
+
+/// OPA says true of each.
+#[test]
+fn signatures_that_are_weaker_than_the_rfcs_allow_are_no_signatures() {
+    for (function, token, key) in [
+        (
+            "io.jwt.verify_rs256",
+            "eyJhbGciOiJSUzI1NiJ9.e30.Iof1y2ydERGzRc5s_99T6arsOM90NIQeoTn-HjvahGB6IS69PIGJgkkWYpEFb4Zm53qtM0fnv_LBEmHLlgOWFea3NBbjACFZmo45RlgWvSeB12GPA-UH91oICPgy-MM2Jtzrn45yIJG28eTIJ6EpZQIDz41JLmyEolNqkw5DJlw",
+            "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDbLbtRNNEhznGZZfUc9+9BAnPTh9oqtZBlp/rQ104Yfm6B3B394ScbkdmOQJsRtZYUbX4r8CWzJvQEfzP0z1TayjTjZLOc3FO12j/aIZePxCyxaFBHigqDbJgtGqGH/kVJcsylgre4NFXLd891ZZo43qrZVxqOw4fUOF6GroPbcwIDAQAB",
+        ),
+        (
+            "io.jwt.verify_ps256",
+            "eyJhbGciOiJQUzI1NiJ9.e30.OYZXcxtI84DTVB0QXY6emDIWIxpWTfU9XlIVXqlNOAom39HwRqAeUYH8uyj6GCGxLXCHuU57Lug685UmBYF1jj506OF2PbTpyooo3FnY6HuxlBGJ2GZ_GyButvLGVbubNZLKCq3ZJ5o2fM48fJBnEelf4GU6K3d_S7aX1zZQovPu5Nata3DU5wTf-ka0f538rBa6LX11docAwojR7z8nhg-sswexDFNRQDK2q8KMtbNI2IhrWQ3lgEa4njQ8KTDY084RTKQhmRCcADktOkJVK8FH97HPao6YLAEf2CMxhLa7oB8F-lDwA5-Jai3G2JNlqjJgu2redXxC55dYkTBS9Q",
+            "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAuxOtKzKFwiLzG8yax2LI3jAaaeR5zfwWI7CLrnbE0UbN4drnJD4Mt/OWRNsfOaFUa9TX0j+OvhJyVLYF1YewIecLwu1JdmKtVdpmhn2ATiWotBdAAI+K6LFvgfJHeM5tG51hiKfgeD70s9677K9JbY2DE7e+KDuH8Lwr8s/kvCTeicP3Qx1YI4Q5kSVzpRXc/+/ryE+oqKAnJVkMZrB08Q+8ZIm91u6eRhZtBuatrdZs/MGXz6BwCEfUyamwkrGhhHezFPDgWtZL9uUewN/Fd339PnkeYYiB8v7a/fl3SlBDK7o44k1auNjoJiglYZ8KFpfWCy1RTt4VOic8DmxQxQIDAQAB",
+        ),
+        (
+            "io.jwt.verify_es256",
+            "eyJhbGciOiJFUzI1NiJ9.e30.VmhU_5gc_CvujeuWl443W6VdGukFkJ7WGi4i3goxdZvpRpwf4yIPRKleGMAxr5FggfsueeVaa3JNWQ24_cHXtuhI-DRL0-8lGJxPZVwCmYAyI-uuDuBbhxPJFRln4ngW",
+            "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEb48qPzCQy7WEmitiEngMIfdUxKupQRruSXE8wJRQNlw4CeecuMv6sOmE+Db2XklmPdizah1Z++g3pTkiTwZc8dxwUll1Bfq9r6NXUkHp//K6mdI9JjhlHVtOisOg3Qsf",
+        ),
+    ] {
+        let rego = format!("package a\n\nr := {function}(input.t, input.k)\n");
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{key}\n-----END PUBLIC KEY-----\n");
+        let said =
+            load(&[("p.rego", &rego)], &["a/r"]).unwrap().engine().unwrap().evaluate(0, value(&json!({"t": token, "k": pem})));
+        assert_eq!(said, Ok(Value::Bool(false)), "{function}");
+    }
 }
