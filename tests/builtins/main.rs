@@ -20,8 +20,7 @@ use std::num::NonZeroU32;
 use std::process::{Command, Stdio};
 
 use cases::Case;
-use portcullis::policy::{BundleSource, Chosen, Config, Engine, EngineChoice, Entry, EvaluationError, Kind, Limits, Policy};
-use portcullis::units::Span;
+use portcullis::policy::{Chosen, Config, Engine, EngineChoice, Entry, EvaluationError, Kind, Policy};
 use regorus::Value;
 use serde_json::{Map, json};
 
@@ -136,6 +135,12 @@ fn asked_of_opa(cases: &[Case]) -> BTreeMap<usize, Value> {
     answers.as_object().unwrap().iter().map(|(key, value)| (place(key), value.clone())).collect()
 }
 
+/// The bundle in a folder, with time enough for a comprehension over all cases.
+fn configured(folder: &std::path::Path, engine: EngineChoice) -> Config {
+    let written = json!({"bundles": {"t": {"path": folder}}, "limits": {"time": "20s"}});
+    Config { engine, ..serde_json::from_value(written).unwrap() }
+}
+
 /// Both engines with three rules a function: its value, its negation, and a comprehension over many.
 struct Ours {
     places: BTreeMap<(String, usize), usize>,
@@ -155,14 +160,7 @@ impl Ours {
         }
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("p.rego"), &rego).unwrap();
-        let config = |engine| Config {
-            bundles: BTreeMap::from([("t".to_owned(), BundleSource { path: home.path().to_owned() })]),
-            decision: "t/value0".to_owned(),
-            result: None,
-            may_kill: Vec::new(),
-            limits: Limits { time: Span::millis(20_000), ..Limits::default() },
-            engine,
-        };
+        let config = |engine| configured(home.path(), engine);
         let load = |choice| {
             let mut policy = Policy::load(&config(choice), &entries).unwrap_or_else(|report| panic!("{report}"));
             policy.judge_twice_every(NonZeroU32::MAX);
@@ -284,14 +282,7 @@ fn uris_are_taken_apart_and_refused_as_in_opa() {
 fn loaded(call: &str) -> Result<Policy, String> {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("p.rego"), format!("package t\n\nr := {call}\n")).unwrap();
-    let config = Config {
-        bundles: BTreeMap::from([("t".to_owned(), BundleSource { path: home.path().to_owned() })]),
-        decision: "t/r".to_owned(),
-        result: None,
-        may_kill: Vec::new(),
-        limits: Limits::default(),
-        engine: EngineChoice::Auto,
-    };
+    let config = configured(home.path(), EngineChoice::Auto);
     Policy::load(&config, &[Entry::new("t/r", None)]).map_err(|report| report.to_string())
 }
 
