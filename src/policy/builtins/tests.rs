@@ -25,6 +25,31 @@ fn a_call_that_would_take_too_long_ends_the_evaluation_and_is_not_undefined() {
 }
 
 #[test]
+fn an_argument_nobody_gave_ends_a_call_and_nothing_around_it() {
+    let input = json!({"l": [{"a": "x"}, {}, {"a": 1}, {"a": "y", "b": "z"}], "a": "x"});
+    let (x, y) = ("9dd4e461268c8034f5c8564e155c67a6", "415290769594460e2e485922904f345d");
+    for (rules, wanted) in [
+        ("r := [h | some c in input.l; h := crypto.md5(c.a)]", json!([x, y])),
+        ("r := [h | some c in input.l; h := crypto.hmac.equal(c.a, c.b)]", json!([false])),
+        ("r if not crypto.md5(input.missing)", json!(true)),
+        ("r if { not crypto.md5(input.missing); crypto.md5(input.a) == \"9dd4e461268c8034f5c8564e155c67a6\" }", json!(true)),
+        ("r := count([1 | some c in input.l; not f(c.a)])\nf(a) := crypto.md5(a)", json!(2)),
+        ("r := [h | some c in input.l; h := array.flatten([crypto.md5(c.a), [upper(c.a)]])]", json!([[x, "X"], [y, "Y"]])),
+        ("r if every c in input.l { not crypto.hmac.equal(c.a, c.a) == false }", json!(true)),
+        ("r := {\"h\": crypto.md5(input.a)}", json!({"h": x})),
+        ("r contains h if { some c in input.l; h := crypto.md5(c.a) }", json!([y, x])),
+    ] {
+        let rego = format!("package a\n\n{rules}\n");
+        let (vm, interpreter) = load_both(&[("p.rego", &rego)], &["a/r"]);
+        for (policy, kind) in [(vm.unwrap(), Kind::Vm), (interpreter.unwrap(), Kind::Interpreter)] {
+            let said = policy.engine().unwrap().ask(0, value(&input));
+            let answer: serde_json::Value = serde_json::from_str(&said.answer.unwrap().to_json_str().unwrap()).unwrap();
+            assert_eq!((answer, said.by), (wanted.clone(), kind), "{rego}{:?}", policy.chosen(0));
+        }
+    }
+}
+
+#[test]
 fn a_rule_with_the_name_of_a_builtin_is_the_rule_and_the_interpreters() {
     let files = [
         ("p.rego", "package a\n\nimport data.b.crypto\n\nr := crypto.md5(input.x)\n"),
