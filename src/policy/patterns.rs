@@ -1,9 +1,9 @@
 //! Globs, networks and regexes compiled once a worker, for the VM.
 //!
-//! In: a call's arguments. Out: exactly what regorus' own builtin says. What must stay true: only calls whose arguments are plain
-//! and valid are answered here; every other one goes to regorus, so that what is an error, undefined or a limit is decided in one
-//! place. regorus keeps its globs behind a lock of the whole process and clones the matcher for each call, which throws its
-//! scratch space away: 1.6 µs a glob, and two workers wait for each other.
+//! In: a call's arguments. Out: exactly what regorus' own builtin says, or, of networks, what [`super::builtins`] says. What must stay
+//! true: of globs and regexes only calls whose arguments are plain and valid are answered here; every other one goes to regorus, so
+//! that what is an error, undefined or a limit is decided in one place. regorus keeps its globs behind a lock of the whole process
+//! and clones the matcher for each call, which throws its scratch space away: 1.6 µs a glob, and two workers wait for each other.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
