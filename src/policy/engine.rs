@@ -27,7 +27,7 @@ use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
 use super::preflight::Checked;
-use super::{Config, EngineChoice, Entry, Finding, Report, TestChoice, preflight, samples, suite};
+use super::{Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, preflight, samples, suite};
 use crate::units::Size;
 
 /// Of so many requests the VM judges, one is judged by the interpreter as well.
@@ -256,6 +256,7 @@ pub(super) fn bare() -> regorus::Engine {
         max_file_bytes: NonZeroUsize::MAX,
         max_lines: NonZeroUsize::MAX,
     });
+    builtins::extend(&mut engine);
     engine
 }
 
@@ -452,6 +453,7 @@ struct Interpreter {
 
 impl Interpreter {
     fn evaluate(&mut self, rule: &str, input: Value) -> Result<Value, EvaluationError> {
+        builtins::begin();
         let mut engine = self.judging.take().unwrap_or_else(|| self.pristine.clone());
         let judged = catch_unwind(AssertUnwindSafe(|| {
             engine.set_input(input);
