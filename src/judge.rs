@@ -9,6 +9,7 @@ pub mod answer;
 pub mod body;
 pub mod case;
 pub mod facts;
+pub mod unknown;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::IpAddr;

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod engine;
 mod fitness;
 pub mod footprint;
+mod guards;
 mod hazard;
 mod machine;
 mod nesting;

@@ -16,7 +16,8 @@ use portcullis::units::Span;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The cases that must pass at least, in hundredths of those that need no network.
+/// The cases that must pass at least, in hundredths of those that need no network, of the OPA whose language regorus implements.
+/// Today's OPA has operators and strings regorus cannot parse; its cases are counted and listed as well, so that nobody forgets.
 const BAR: f64 = 92.0;
 
 #[derive(Deserialize)]
@@ -145,7 +146,7 @@ fn ask(case: &Case, home: &Path, entry: &Entry, direct: bool) -> Answer {
         (None, Some(term)) => {
             let mut engine = regorus::Engine::new();
             let said = engine.eval_query(term.clone(), false).unwrap();
-            said.result[0].expressions[0].value.clone()
+            said.result.first().and_then(|row| row.expressions.first()).unwrap().value.clone()
         }
         (None, None) => regorus::Value::Undefined,
     };
@@ -202,7 +203,8 @@ fn judge(case: &Case) -> Result<(), (Reason, String)> {
         None => Answer::Refused(String::new()),
     };
     // The query names a package, data, or nothing: a rule is written around it.
-    if matches!(&said, Answer::Refused(report) if direct.is_none() || report.contains("names a package") || report.contains("no bundle has the rule") || report.contains("is a function")) {
+    if matches!(&said, Answer::Refused(report) if direct.is_none() || report.contains("names a package") || report.contains("no bundle has the rule") || report.contains("is a function"))
+    {
         let (entry, module) = entry(case);
         std::fs::write(home.path().join("query.rego"), module.unwrap_or_default()).unwrap();
         said = ask(case, home.path(), &entry, false);
@@ -220,7 +222,7 @@ fn judge(case: &Case) -> Result<(), (Reason, String)> {
         Answer::Rows(rows) if fails && case.strict_error && rows.is_empty() => Ok(()),
         Answer::Rows(rows) if fails => Err((Reason::Lenient, format!("{rows:?}"))),
         Answer::Rows(rows) => {
-            let wanted = Value::from(wanted.into_iter().map(|row| Value::from_iter(row)).collect::<Vec<_>>());
+            let wanted = Value::from(wanted.into_iter().map(Value::from_iter).collect::<Vec<_>>());
             let found = Value::from(rows);
             // The rows have no order of their own.
             let rows = |value: &Value| {
@@ -237,45 +239,76 @@ fn judge(case: &Case) -> Result<(), (Reason, String)> {
     }
 }
 
-#[test]
-fn opas_own_cases_pass_but_for_those_that_are_listed() {
+/// How the cases of one OPA fare.
+struct Fared {
+    asked: usize,
+    failed: BTreeMap<String, (Reason, String)>,
+}
+
+impl Fared {
+    fn share(&self) -> f64 {
+        let hundredths = |count: usize| f64::from(u32::try_from(count).unwrap());
+        100.0 * hundredths(self.asked - self.failed.len()) / hundredths(self.asked)
+    }
+
+    fn tell(&self, version: &str) {
+        eprintln!(
+            "OPA {version}: {} of {} cases pass ({:.1} %); these fail:",
+            self.asked - self.failed.len(),
+            self.asked,
+            self.share()
+        );
+        let mut groups = BTreeMap::<(Reason, &str), usize>::new();
+        for (note, (reason, _)) in &self.failed {
+            *groups.entry((*reason, note.split('/').next().unwrap_or_default())).or_default() += 1;
+        }
+        for ((reason, group), count) in &groups {
+            eprintln!("{:8} {count:4} {group}", reason.code());
+        }
+        if std::env::var_os("PORTCULLIS_SHOW").is_some() {
+            self.failed.iter().for_each(|(note, (reason, said))| eprintln!("--- {} {note}\n{said}", reason.code()));
+        }
+    }
+}
+
+fn fared(folder: &Path) -> Fared {
     let mut cases: Vec<Case> = Vec::new();
-    for file in files(&folder()) {
+    for file in files(folder) {
         let text = std::fs::read_to_string(&file).unwrap();
         let read: File = serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         cases.extend(read.cases);
     }
     // What asks the network for an answer.
-    let network = |case: &Case| ["http.send", "net.lookup_ip_addr"].iter().any(|name| case.query.contains(name) || case.modules.iter().any(|module| module.contains(name)));
+    let network = |case: &Case| {
+        let calls = |text: &String| ["http.send", "net.lookup_ip_addr"].iter().any(|name| text.contains(name));
+        calls(&case.query) || case.modules.iter().any(calls)
+    };
     let asked: Vec<&Case> = cases.iter().filter(|case| !network(case)).collect();
-    let halves = asked.chunks(asked.len().div_ceil(2));
-    let failed: BTreeMap<String, (Reason, String)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = halves
-            .map(|half| {
-                scope.spawn(move || {
-                    half.iter().filter_map(|case| Some((case.note.clone(), judge(case).err()?))).collect::<Vec<_>>()
-                })
-            })
-            .collect();
+    let failed = std::thread::scope(|scope| {
+        let judged = |half: &[&Case]| {
+            half.iter().filter_map(|case| Some((case.note.replace('\n', " "), judge(case).err()?))).collect::<Vec<_>>()
+        };
+        let workers: Vec<_> = asked.chunks(asked.len().div_ceil(2)).map(|half| scope.spawn(move || judged(half))).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
-    let passed = asked.len() - failed.len();
-    let share = 100.0 * f64::from(u32::try_from(passed).unwrap()) / f64::from(u32::try_from(asked.len()).unwrap());
-    let mut groups = BTreeMap::<(Reason, String), usize>::new();
-    for (note, (reason, _)) in &failed {
-        *groups.entry((*reason, note.split('/').next().unwrap_or_default().to_owned())).or_default() += 1;
-    }
-    eprintln!("{passed} of {} cases pass ({share:.1} %); these fail:", asked.len());
-    for ((reason, group), count) in &groups {
-        eprintln!("{:8} {count:4} {group}", reason.code());
-    }
+    Fared { asked: asked.len(), failed }
+}
+
+#[test]
+fn opas_own_cases_pass_but_for_those_that_are_listed() {
+    let folder = folder();
+    let versions = std::fs::read_to_string(folder.join("version")).unwrap();
+    let (today, language) = versions.trim().split_once(' ').unwrap();
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/known.txt");
     let mut now = String::new();
-    for (note, (reason, said)) in &failed {
-        let _ = writeln!(now, "{:8} {}", reason.code(), note.replace('\n', " "));
-        if std::env::var_os("PORTCULLIS_SHOW").is_some() {
-            eprintln!("--- {} {note}\n{said}", reason.code());
+    let mut share = 0.0;
+    for version in [today, language] {
+        let fared = fared(&folder.join(version));
+        fared.tell(version);
+        for (note, (reason, _)) in &fared.failed {
+            let _ = writeln!(now, "{version:8} {:8} {note}", reason.code());
         }
+        share = fared.share();
     }
     if std::env::var_os("PORTCULLIS_WRITE").is_some() {
         std::fs::write(&list, &now).unwrap();

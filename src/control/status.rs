@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::facts;
+use crate::judge::unknown::unknown;
 use crate::policy::{Chosen, Entry, Footprint, Kind, Policy, ResultShape};
 
 /// The one place where the gate's state is told.
@@ -172,7 +173,7 @@ impl PolicyStatus {
             activated_at: now,
             revisions: policy.revisions().clone(),
             entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place), policy.chosen(place))).collect(),
-            warnings: policy.warnings().iter().map(ToString::to_string).collect(),
+            warnings: policy.warnings().iter().chain(&unknown(policy)).map(ToString::to_string).collect(),
             last_error: None,
         }
     }

@@ -27,7 +27,7 @@ use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
 use super::preflight::Checked;
-use super::{Config, EngineChoice, Entry, Finding, Report, preflight, samples};
+use super::{Config, EngineChoice, Entry, Finding, Report, guards, preflight, samples};
 
 /// Of so many requests the VM judges, one is judged by the interpreter as well.
 const TWICE: u32 = 1024;
@@ -208,6 +208,7 @@ impl Plan {
     fn build(&self) -> Result<regorus::Engine, Report> {
         let one = |finding| Report { findings: vec![finding] };
         let mut engine = bare();
+        guards::extend(&mut engine).map_err(|error| one(Finding::whole("policy.bundles", error, "")))?;
         for source in &self.sources {
             engine.set_rego_v0(source.v0);
             let added = engine.add_policy(source.file.clone(), source.text.clone());

@@ -83,11 +83,6 @@ impl Fixed<'_> {
             "net.cidr_expand" if !argument(0).and_then(walk::text).is_some_and(|network| small_network(&network)) => {
                 Some(("can expand to more addresses than memory holds", "give a literal network of up to 4096 addresses"))
             }
-            "units.parse" | "units.parse_bytes"
-                if !argument(0).and_then(walk::text).is_some_and(|text| !text.contains(['e', 'E']) && text.len() <= 32) =>
-            {
-                Some(("runs without end on a large exponent", "give a literal without an exponent"))
-            }
             "sprintf" if !argument(0).and_then(walk::text).is_some_and(|format| narrow(&format)) => {
                 Some(("with this format can ask for gigabytes", "write the format as a literal, with widths up to three digits"))
             }

@@ -16,7 +16,7 @@ use regorus::utils::limits::ExecutionTimerConfig;
 
 use super::bundle::Source;
 use super::fitness::{Check, Fit};
-use super::patterns;
+use super::{guards, patterns};
 
 /// What the VM says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,9 @@ impl Machine {
         let policy = engine.compile_with_entrypoint(&rule.into()).map_err(|error| said(&error))?;
         let mut program = Compiler::compile_from_policy(&policy, &[rule]).map_err(|error| said(&error))?;
         sound(&program)?;
-        patterns::install(Arc::get_mut(&mut program).ok_or_else(|| "the compiler kept its program".to_owned())?);
+        let own = Arc::get_mut(&mut program).ok_or_else(|| "the compiler kept its program".to_owned())?;
+        patterns::install(own);
+        guards::install(own);
         let vm = started(&program, &data, timer).map_err(|error| error.to_string())?;
         let undefined_is_certain = fit.undefined_is_certain;
         Ok(Self { vm, program, data, timer, checks: fit.checks.clone(), undefined_is_certain })

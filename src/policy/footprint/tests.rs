@@ -185,7 +185,10 @@ fn footprints_are_narrow_where_the_policy_is() {
 enum Tried {
     /// It was refused at load, with these words.
     Refused(String),
-    Same { answers: usize, narrow: bool },
+    Same {
+        answers: usize,
+        narrow: bool,
+    },
     Different(String),
 }
 

@@ -309,7 +309,8 @@ impl<'c, C: Choices> Maker<'c, C> {
         if self.choices.below(3) == 0 {
             a.push_str("f(\"b\") := input.n\n\nf([v, w]) := [v, input.a] if w == input.k\n\n");
         }
-        let mut b = "package b\n\nimport input.a as ia\nimport input.a.b as ib\nimport input as whole\nimport data.a as aa\n\n".to_owned();
+        let mut b =
+            "package b\n\nimport input.a as ia\nimport input.a.b as ib\nimport input as whole\nimport data.a as aa\n\n".to_owned();
         self.stage = 6;
         for (head, names) in [("m", &[][..]), ("n", &[]), ("deep.b", &[]), ("h(v)", &["v"])] {
             self.rule(&mut b, head, names, true);
