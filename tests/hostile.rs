@@ -79,7 +79,7 @@ fn hostile() -> Vec<(&'static str, String, Ends)> {
         ("shared lists walked", "r := count([1 | walk([input.l | some _ in input.l], [_, _])])", Denied),
         ("shared lists formatted", "r := sprintf(\"%v\", [[input.l | some _ in input.l]])", Denied),
         ("a text joined with itself", "r := concat(\"\", [input.s | some _ in input.l])", Denied),
-        ("a text replaced by itself", "r := replace(data.none, input.s, \"b\")", Refused("data.none")),
+        ("a text replaced by itself", "r := replace(input.s, \"a\", input.s)", Refused("multiplies")),
         ("an exponential regex", "r := regex.match(\"^(a+)+$\", concat(\"\", [input.s, \"!\"]))", Answers),
         ("a giant repeat", "r := regex.match(\"((a{0,1000}){0,1000}){0,1000}\", input.s)", Denied),
         ("a regex of the request", "r := regex.match(input.s, input.s)", Denied),
@@ -92,6 +92,9 @@ fn hostile() -> Vec<(&'static str, String, Ends)> {
         ("a billion laughs", "r := yaml.unmarshal(input.yaml)", Denied),
         ("deep JSON", "r := json.unmarshal(input.brackets)", Denied),
         ("deep YAML", "r := yaml.unmarshal(input.brackets)", Denied),
+        ("a number in a text", "r := json.unmarshal(input.digits)", Denied),
+        ("an exponent in a text", "r := json.unmarshal(\"[1e999999999]\")", Denied),
+        ("a product", "r := product([3 | some _ in input.l])", Denied),
         ("a date out of range", "r := time.add_date(9223372036854775807, 2147483647, 1, 1)", Denied),
         ("a layout of the request", "r := time.parse_ns(input.s, input.s)", Denied),
         ("a body walked", "r := count([1 | walk(input, [p, _]); count(p) > 9])", Answers),
@@ -109,14 +112,26 @@ fn hostile() -> Vec<(&'static str, String, Ends)> {
         steps
     };
     all.extend([
-        ("a text doubled", format!("r := x60 if {{\n\tx0 := input.s\n{}}}", doubled("concat(\"\", [@, @])")), Denied),
-        ("an array doubled", format!("r := x60 if {{\n\tx0 := input.l\n{}}}", doubled("array.concat(@, @)")), Denied),
-        ("a number squared", format!("r := x60 if {{\n\tx0 := 1e300\n{}}}", doubled("@ * @")), Denied),
-        ("an array of itself written out", format!("r := json.marshal(x60) if {{\n\tx0 := [1]\n{}}}", doubled("[@, @]")), Denied),
+        (
+            "a text doubled",
+            format!("r := x60 if {{\n\tx0 := input.s\n{}}}", doubled("concat(\"\", [@, @])")),
+            Refused("million times"),
+        ),
+        (
+            "an array doubled",
+            format!("r := x60 if {{\n\tx0 := input.l\n{}}}", doubled("array.concat(@, @)")),
+            Refused("million times"),
+        ),
+        ("a number squared", format!("r := x60 if {{\n\tx0 := 1e300\n{}}}", doubled("@ * @")), Refused("million times")),
+        (
+            "an array of itself written out",
+            format!("r := json.marshal(x60) if {{\n\tx0 := [1]\n{}}}", doubled("[@, @]")),
+            Refused("million times"),
+        ),
         (
             "an array of itself walked",
             format!("r := count([1 | walk(x60, [_, _])]) if {{\n\tx0 := [1]\n{}}}", doubled("[@, @]")),
-            Denied,
+            Refused("million times"),
         ),
         (
             "an array of itself as an answer",
@@ -146,7 +161,7 @@ fn hostile() -> Vec<(&'static str, String, Ends)> {
                 let _ = writeln!(text, "r := {n} if input.n == {n}");
                 text
             }),
-            Denied,
+            Answers,
         ),
         (
             "an else without end",

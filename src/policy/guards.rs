@@ -44,6 +44,10 @@ enum Cost {
     Digits,
     /// A number with a unit; a large exponent would be multiplied out.
     Unit,
+    /// A text with numbers in it; reading one takes the square of its digits.
+    Numbers,
+    /// Numbers that are multiplied.
+    Factors,
 }
 
 struct Guard {
@@ -76,6 +80,11 @@ macro_rules! guards {
 const GUARDS: &[Guard] = guards! {
     "concat" 2 Cost::Joined;
     "graph.reachable" 2 Cost::Deep;
+    "json.is_valid" 1 Cost::Numbers;
+    "json.unmarshal" 1 Cost::Numbers;
+    "yaml.is_valid" 1 Cost::Numbers;
+    "yaml.unmarshal" 1 Cost::Numbers;
+    "product" 1 Cost::Factors;
     "json.filter" 2 Cost::Product(0, 1);
     "json.marshal" 1 Cost::Deep;
     "json.marshal_with_options" 2 Cost::Deep;
@@ -214,6 +223,20 @@ fn too_much(cost: Cost, arguments: &[Value]) -> bool {
             length(pattern).saturating_mul(length(whole)) > SEARCH
         }
         Cost::Digits => text(0).is_some_and(|text| text.len() > DIGITS || large_exponent(text)),
+        Cost::Numbers => text(0).is_some_and(|text| text.split(|c: char| !c.is_ascii_digit()).any(|run| run.len() > DIGITS)),
+        Cost::Factors => {
+            // A factor of 64 bits or fewer has at most 20 digits, and each larger one as many as its text.
+            let mut left = 16 * DIGITS;
+            let mut take = |item: &Value| match item {
+                Value::Number(number) => spend(&mut left, number.as_i64().map_or_else(|| item.to_string().len(), |_| 20)),
+                _ => true,
+            };
+            match argument(0) {
+                Value::Array(items) => !items.iter().all(&mut take),
+                Value::Set(items) => !items.iter().all(&mut take),
+                _ => false,
+            }
+        }
         Cost::Unit => text(0).is_some_and(|text| text.len() > 64 || large_exponent(text)),
     }
 }

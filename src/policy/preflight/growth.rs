@@ -3,11 +3,11 @@
 //! In: the definitions of all rules. Out: a finding for each rule whose value may repeat a part of it more than a million times.
 //! What must stay true: no policy of ordinary make is named; a rule that doubles an array forty times is. `x1 := [x0, x0]` costs
 //! a few bytes, so neither the deadline nor a bound of memory sees forty of them; comparing the last with another, or writing it
-//! out as an answer, never ends. Loops are not counted: each turn of a loop takes time, and the deadline sees that.
+//! out as an answer, never ends. Numbers that are multiplied by themselves grow in the same way. Loops are not counted: each turn of a loop takes time, and the deadline sees that.
 
 use std::collections::BTreeMap;
 
-use regorus::unstable::{Expr, Literal, Query, Ref, Rule, RuleHead};
+use regorus::unstable::{ArithOp, Expr, Literal, Query, Ref, Rule, RuleHead};
 
 use super::super::program::{Definition, Program};
 use super::super::{Finding, walk};
@@ -16,6 +16,8 @@ use super::super::{Finding, walk};
 const OFTEN: u64 = 1 << 20;
 /// So far one name may lead to another; the walk is recursive.
 const FAR: usize = 100;
+/// So many factors one number may have; each may have a thousand digits.
+const FACTORS: u64 = 1 << 8;
 
 /// One finding a rule.
 pub(super) fn check(program: &Program, definitions: &[Definition<'_>]) -> Vec<Finding> {
@@ -101,6 +103,12 @@ impl<'a> Counter<'a> {
                 self.term(key, of, locals, far).saturating_add(self.term(value, of, locals, far))
             }
             Expr::BinExpr { lhs, rhs, .. } => self.term(lhs, of, locals, far).saturating_add(self.term(rhs, of, locals, far)),
+            // `x * x` has twice the digits of `x`.
+            Expr::ArithExpr { op: ArithOp::Mul, lhs, rhs, .. } => {
+                let factors = self.term(lhs, of, locals, far).saturating_add(self.term(rhs, of, locals, far));
+                if factors > FACTORS { u64::MAX } else { factors }
+            }
+            Expr::ArithExpr { lhs, rhs, .. } => self.term(lhs, of, locals, far).max(self.term(rhs, of, locals, far)),
             Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } => self.reference(term, of, locals, far),
             Expr::Call { fcn, params, .. } => {
                 let given = self.sum(params, of, locals, far);

@@ -215,7 +215,7 @@ fn a_decision_that_can_never_be_a_verdict_is_told() {
         "default r := false\nr := \"x\" if input.a",
         "r := {\"allowed\": input.a}",
         "r := {input.k: true}",
-        "r.allowed := true if input.a",
+        "r[k] := true if k := input.k",
         "r := f(input.a)\nf(x) := x",
         "r := \"x\" if input.a\nelse if input.b",
         "r := input.a",
@@ -236,11 +236,21 @@ fn a_value_that_holds_itself_twice_too_often_is_refused_and_long_chains_are_not(
         format!("package a\n\nr := p0\n\n{rules}p30 := 1\n")
     };
     let functions = |calls: usize| format!("package a\n\nr := {}1{}\n\nf(x) := [x, x]\n", "f(".repeat(calls), ")".repeat(calls));
-    for rego in [chain(40, "[@, @]"), chain(30, "{\"a\": @, \"b\": [@]}"), chain(30, "array.concat(@, @)"), split(30)] {
+    for rego in
+        [chain(40, "[@, @]"), chain(30, "{\"a\": @, \"b\": [@]}"), chain(30, "array.concat(@, @)"), chain(10, "@ * @"), split(30)]
+    {
         assert!(said(&rego).contains("million times over"), "{rego}");
     }
     assert_eq!(said(&functions(10)), "");
-    for rego in [chain(10, "[@, @]"), chain(60, "@ + 1"), chain(60, "upper(@)"), chain(60, "[@]"), split(0).replace("p0", "p30")] {
+    for rego in [
+        chain(10, "[@, @]"),
+        chain(60, "@ * 3"),
+        chain(5, "@ * @"),
+        chain(60, "@ + 1"),
+        chain(60, "upper(@)"),
+        chain(60, "[@]"),
+        split(0).replace("p0", "p30"),
+    ] {
         assert_eq!(said(&rego), "", "{rego}");
     }
 }
