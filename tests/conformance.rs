@@ -196,7 +196,11 @@ fn refused(case: &Case, home: &Path, entry: &Entry, direct: bool, report: &str) 
         return Answer::Refused(report.to_owned());
     }
     engine.set_input(input(case));
-    Answer::Unfit(Box::new(match engine.eval_rule(format!("data.{}", entry.decision.replace('/', "."))) {
+    let rule = format!("data.{}", entry.decision.replace('/', "."));
+    // What is refused on purpose may panic here.
+    let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.eval_rule(rule)));
+    let Ok(said) = said else { return Answer::Refused(report.to_owned()) };
+    Answer::Unfit(Box::new(match said {
         Ok(regorus::Value::Undefined) => Answer::Rows(Vec::new()),
         Ok(value) => rows(&value, direct),
         Err(error) => Answer::Error(error.to_string()),

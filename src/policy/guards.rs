@@ -22,6 +22,8 @@ const WEIGHT: usize = 16 << 20;
 const STEPS: usize = 64 << 20;
 /// Bytes of text times bytes of a pattern.
 const SEARCH: usize = 64 << 20;
+/// Bytes of text in which all matches are looked for: each may be looked for up to the end of the text.
+const MATCHES: usize = 64 << 10;
 /// Digits of a number that is read from a text.
 const DIGITS: usize = 1024;
 
@@ -41,6 +43,8 @@ enum Cost {
     Product(usize, usize),
     /// A pattern and the text it is looked for in.
     Search(usize, usize),
+    /// A pattern and the text all of whose matches are looked for.
+    Matches,
     Digits,
     /// A number with a unit; a large exponent would be multiplied out.
     Unit,
@@ -93,11 +97,11 @@ const GUARDS: &[Guard] = guards! {
     "object.subset" 2 Cost::Product(0, 1);
     "object.union" 2 Cost::Deep;
     "object.union_n" 1 Cost::Deep;
-    "regex.find_n" 3 Cost::Search(0, 1);
+    "regex.find_n" 3 Cost::Matches;
     "regex.globs_match" 2 Cost::Search(0, 1);
     "regex.match" 2 Cost::Search(0, 1);
     "regex.replace" 3 Cost::Expanded;
-    "regex.split" 2 Cost::Search(0, 1);
+    "regex.split" 2 Cost::Matches;
     "regex.template_match" 4 Cost::Search(0, 1);
     "glob.match" 3 Cost::Search(0, 2);
     "replace" 3 Cost::Replaced;
@@ -198,9 +202,10 @@ fn too_much(cost: Cost, arguments: &[Value]) -> bool {
             (Some(whole), Some(old), Some(new)) => replaced(whole, old, new) > WEIGHT,
             _ => false,
         },
+        Cost::Matches => text(1).is_some_and(|text| text.len() > MATCHES),
         Cost::Expanded => {
-            let [whole, pattern, by] = [0, 1, 2].map(|place| text(place).map_or(0, str::len).saturating_add(1));
-            whole.saturating_mul(pattern) > SEARCH || (by > 2 && whole.saturating_mul(by) > WEIGHT)
+            let [whole, by] = [0, 2].map(|place| text(place).map_or(0, str::len));
+            whole > MATCHES || whole.saturating_add(1).saturating_mul(by.saturating_add(1)) > WEIGHT
         }
         Cost::ReplacedInTurn => match (argument(0), text(1)) {
             (Value::Object(pairs), Some(whole)) => in_turn(pairs.iter_sorted(), whole),
