@@ -1,7 +1,8 @@
 //! What one verdict costs on the reference policy (`policy/policy.rego`, 70 lines, with 10,000 agents and grants).
 //!
 //! `cargo bench --bench judge` prints medians and 99th percentiles of the interpreter, of the VM as regorus has it, and of the VM with
-//! patterns compiled once, first with the input built, then with everything a judge does: input, verdict, answer. All of them
+//! patterns compiled once, first with the input built, then with everything a judge does: input, verdict, answer; and of a verdict
+//! that was given before. All of them
 //! take turns in each round, so that a busy machine slows all alike; compare ratios of one run, and never two runs.
 
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
@@ -24,6 +25,7 @@ use portcullis::judge::case::{
 use portcullis::judge::{Bench, Judge, Networks};
 use portcullis::policy::{BundleSource, Chosen, Config, EngineChoice, Entry, Limits, Policy};
 use portcullis::session::View;
+use portcullis::units::Size;
 use regorus::Value;
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -40,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let home = tempfile::tempdir()?;
     std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/policy/policy.rego"), home.path().join("policy.rego"))?;
     std::fs::write(home.path().join("data.json"), data().to_string())?;
-    let policy = |engine| -> Result<Arc<Policy>, Box<dyn Error>> {
+    let policy = |engine, reuse| -> Result<Arc<Policy>, Box<dyn Error>> {
         let config = Config {
             bundles: BTreeMap::from([("bench".to_owned(), BundleSource { path: home.path().to_owned() })]),
             decision: "portcullis/decision".to_owned(),
@@ -48,10 +50,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             may_kill: Vec::new(),
             limits: Limits::default(),
             engine,
+            reuse,
         };
         Ok(Arc::new(Policy::load(&config, &[Entry::new("portcullis/decision", None)]).map_err(|report| report.to_string())?))
     };
-    let (fast, slow) = (policy(EngineChoice::Auto)?, policy(EngineChoice::Interpreter)?);
+    let (fast, slow) = (policy(EngineChoice::Auto, Size::mib(4))?, policy(EngineChoice::Interpreter, Size(0))?);
     if let Chosen::Interpreter { why } = fast.chosen(0) {
         return Err(format!("the reference policy is not judged by the VM: {why}").into());
     }
@@ -86,7 +89,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn new() -> Result<Self, Box<dyn Error>> {
+    fn new(agent: usize) -> Result<Self, Box<dyn Error>> {
         let certificate = CertificateFacts { serial: "01", sha256: "00", not_after: 1_900_000_000, lifetime_seconds: 3600 };
         let address = |text: &str| text.parse::<SocketAddr>();
         let mut headers = HeaderMap::new();
@@ -95,7 +98,7 @@ impl Asked {
         }
         Ok(Self {
             connection: ConnectionFacts::new(
-                &"spiffe://example.org/agents/a7777".parse()?,
+                &format!("spiffe://example.org/agents/a{agent}").parse()?,
                 certificate,
                 (address("10.0.0.7:40000")?, address("10.0.0.1:8443")?),
                 Some("payroll.internal"),
@@ -174,7 +177,9 @@ fn timed(into: &mut Vec<u64>, mut run: impl FnMut()) {
 }
 
 fn one_thread(fast: &Arc<Policy>, slow: &Arc<Policy>, home: &Path) -> Result<(), Box<dyn Error>> {
-    let asked = Asked::new()?;
+    let asked = Asked::new(7777)?;
+    // More agents than a worker remembers verdicts of, each asking once a round.
+    let strangers = (0..AGENTS).map(Asked::new).collect::<Result<Vec<_>, _>>()?;
     let (mut vm, mut interpreter) = (judge(fast)?, judge(slow)?);
     let (mut vm_engine, mut interpreter_engine) =
         (fast.engine().map_err(|report| report.to_string())?, slow.engine().map_err(|report| report.to_string())?);
@@ -194,13 +199,14 @@ fn one_thread(fast: &Arc<Policy>, slow: &Arc<Policy>, home: &Path) -> Result<(),
         "input built: VM",
         "input built: VM, patterns compiled once",
         "judge: interpreter",
-        "judge: VM, patterns compiled once",
+        "judge: VM, never the same question",
+        "judge: the same question, reused",
         "of which: building the input",
     ];
     let mut times = vec![Vec::with_capacity(ROUNDS * PER_ROUND); names.len()];
     let plan = Arc::clone(&vm.generation);
     for _ in 0..ROUNDS {
-        let [a, b, c, d, e, f] = times.as_mut_slice() else { return Err("six figures".into()) };
+        let [a, b, c, d, e, f, g] = times.as_mut_slice() else { return Err("seven figures".into()) };
         timed(a, || drop(interpreter_engine.ask(0, input.clone())));
         timed(b, || {
             plain.set_input(input.clone());
@@ -208,8 +214,10 @@ fn one_thread(fast: &Arc<Policy>, slow: &Arc<Policy>, home: &Path) -> Result<(),
         });
         timed(c, || drop(vm_engine.ask(0, input.clone())));
         timed(d, || drop(interpreter.judge(0, &asked.case())));
-        timed(e, || drop(vm.judge(0, &asked.case())));
-        timed(f, || drop(plan.plans.first().map(|plan| plan.input(&asked.case()))));
+        let mut others = strangers.iter().cycle();
+        timed(e, || drop(others.next().map(|asked| vm.judge(0, &asked.case()))));
+        timed(f, || drop(vm.judge(0, &asked.case())));
+        timed(g, || drop(plan.plans.first().map(|plan| plan.input(&asked.case()))));
     }
     println!("{:45} {:>10} {:>10}", "one thread, µs", "median", "p99");
     for (name, times) in names.iter().zip(&mut times) {
@@ -242,14 +250,15 @@ fn rate(policy: &Arc<Policy>, threads: usize, control: bool) -> Result<f64, Box<
     for _ in 0..threads {
         let mut judge = judge(policy)?;
         running.push(std::thread::spawn(move || -> Result<u64, String> {
-            let asked = Asked::new().map_err(|error| error.to_string())?;
+            let asked = (0..AGENTS).map(Asked::new).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+            let mut asked = asked.iter().cycle();
             let until = Instant::now() + Duration::from_millis(300);
             let mut done = 0u64;
             while Instant::now() < until {
                 if control {
                     std::hint::black_box((0..20_000u64).fold(done, |sum, number| sum.rotate_left(5) ^ number));
                 } else {
-                    (0..10).for_each(|_| drop(judge.judge(0, &asked.case())));
+                    (0..10).for_each(|_| drop(asked.next().map(|asked| judge.judge(0, &asked.case()))));
                 }
                 done += 1;
             }

@@ -183,6 +183,17 @@ words! {
 }
 
 words! {
+    /// Whether a verdict was one that had been given before.
+    Reuse {
+        /// The policy had answered an equal question.
+        Reused = "reused",
+        Judged = "judged",
+        /// Verdicts of this policy are never reused, or none are.
+        Unfit = "unfit",
+    }
+}
+
+words! {
     /// Why a policy is asked.
     Phase { Request = "request", Reassess = "reassess" }
 }

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod body;
 pub mod case;
 pub mod facts;
+pub mod reuse;
 pub mod unknown;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -22,13 +23,14 @@ use regorus::Value;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::decision::Reason;
+use crate::decision::{Reason, Reuse};
 use crate::exchange::Registry;
 use crate::policy::{Engine, Evaluation, EvaluationError, KillScope, Kind, Policy, Report};
 use crate::spiffe::{Pattern, SpiffeId};
 use crate::verdict::Verdict;
 use case::{Case, WorkloadFacts};
 use facts::Plan;
+use reuse::Given;
 
 /// One row of `workloads`: who owns an identity, and what it is. The first matching row counts.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -145,12 +147,8 @@ pub struct Generation {
 pub struct Judge {
     pub generation: Arc<Generation>,
     engine: Engine,
-    /// While a reassessment runs, its answers: exchanges between which the policy sees no difference are judged once.
-    given: Option<BTreeMap<(usize, Value), Judgement>>,
+    given: Given,
 }
-
-/// Answers kept during a reassessment; where all differ, keeping more would cost more than it saves.
-const GIVEN_MAX: usize = 1024;
 
 /// What came of one question.
 #[derive(Clone, Debug)]
@@ -165,8 +163,8 @@ pub struct Judgement {
     pub engine: Kind,
     /// The two engines gave different answers, so the request is denied.
     pub disagreed: bool,
-    /// It is the answer to an equal question of the same reassessment.
-    pub reused: bool,
+    /// Whether it was judged now, or was the answer to an equal question before.
+    pub reuse: Reuse,
     pub took: Duration,
 }
 
@@ -174,45 +172,31 @@ impl Judge {
     /// Asks entry point `entry` about a case.
     pub fn judge(&mut self, entry: usize, case: &Case<'_>) -> Judgement {
         let began = Instant::now();
-        let input = self.input(entry, case);
-        self.evaluate(entry, input, began)
+        let input = self.generation.plans.get(entry).map_or_else(Value::new_object, |plan| plan.input(case));
+        self.answer(entry, input, began)
     }
 
-    /// From here on [`Judge::judge_again`] answers equal questions once.
-    pub fn begin_reassessment(&mut self) {
-        self.given = Some(BTreeMap::new());
-    }
-
-    pub fn end_reassessment(&mut self) {
-        self.given = None;
-    }
-
-    /// Asks about an open exchange.
-    pub fn judge_again(&mut self, entry: usize, case: &Case<'_>) -> Judgement {
-        let began = Instant::now();
-        let key = (entry, self.input(entry, case));
-        if let Some(given) = self.given.as_ref().and_then(|given| given.get(&key)) {
-            return Judgement { reused: true, took: began.elapsed(), ..given.clone() };
-        }
-        let judgement = self.evaluate(entry, key.1.clone(), began);
-        // A fault is this question's alone: one that came too late on a busy machine must not answer for ten thousand others.
-        let keeps = judgement.fault.is_none();
-        if let Some(given) = self.given.as_mut().filter(|given| keeps && given.len() < GIVEN_MAX) {
-            given.insert(key, judgement.clone());
-        }
-        judgement
-    }
-
-    fn input(&self, entry: usize, case: &Case<'_>) -> Value {
-        self.generation.plans.get(entry).map_or_else(Value::new_object, |plan| plan.input(case))
-    }
-
-    fn evaluate(&mut self, entry: usize, input: Value, began: Instant) -> Judgement {
-        let Evaluation { answer, by } = self.engine.ask(entry, input.clone());
+    /// Asks about an input document; in an equal question lies an equal answer.
+    fn answer(&mut self, entry: usize, input: Value, began: Instant) -> Judgement {
+        let generation = self.generation.number;
+        let doubted = || self.generation.policy.is_doubted(entry);
+        let reuse = match self.given.find(entry, &input) {
+            Ok(Some(kept)) if kept.engine == Kind::Interpreter || !doubted() => {
+                let (verdict, answer, engine) = (kept.verdict.clone(), kept.answer.clone(), kept.engine);
+                let (reuse, took) = (Reuse::Reused, began.elapsed());
+                return Judgement { verdict, generation, input, answer, fault: None, engine, disagreed: false, reuse, took };
+            }
+            Ok(_) => Reuse::Judged,
+            Err(reuse::Never) => Reuse::Unfit,
+        };
+        let Evaluation { answer, by: engine } = self.engine.ask(entry, input.clone());
         let disagreed = answer == Err(EvaluationError::Disagreement);
         let (verdict, answer, fault) = self.read(entry, answer);
-        let generation = self.generation.number;
-        Judgement { verdict, generation, input, answer, fault, engine: by, disagreed, reused: false, took: began.elapsed() }
+        // A fault is this question's alone: one that came too late on a busy machine must not answer for ten thousand others.
+        if reuse == Reuse::Judged && fault.is_none() {
+            self.given.keep(&verdict, answer.as_ref(), engine);
+        }
+        Judgement { verdict, generation, input, answer, fault, engine, disagreed, reuse, took: began.elapsed() }
     }
 
     fn read(&self, entry: usize, answer: Result<Value, EvaluationError>) -> (Verdict, Option<Value>, Option<String>) {
@@ -293,9 +277,10 @@ impl Bench {
     pub fn candidates(&self, policy: &Arc<Policy>, may_kill: &[KillScope], number: u64) -> Result<Vec<Judge>, Report> {
         let plans = || (0..policy.entries().len()).map(|entry| Plan::new(policy.footprint(entry))).collect();
         let generation = |number| Generation { number, policy: Arc::clone(policy), plans: plans(), may_kill: may_kill.to_vec() };
+        let given = || Given::new((0..policy.entries().len()).map(|entry| policy.footprint(entry)), policy.reuse());
         self.seats
             .iter()
-            .map(|_| Ok(Judge { generation: Arc::new(generation(number)), engine: policy.engine()?, given: None }))
+            .map(|_| Ok(Judge { generation: Arc::new(generation(number)), engine: policy.engine()?, given: given() }))
             .collect()
     }
 

@@ -176,9 +176,9 @@ pub struct Entrance {
 /// How long a reply to somebody we are done with may take.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// An accepted connection on its way to a worker.
-pub struct Accepted {
-    pub stream: std::net::TcpStream,
+/// An accepted connection: a socket of this worker's, or one on its way to another.
+pub struct Accepted<Stream> {
+    pub stream: Stream,
     pub remote: SocketAddr,
     pub local: SocketAddr,
     pub entrance: Arc<Entrance>,
@@ -219,12 +219,11 @@ impl Entrance {
 }
 
 /// Carries one connection from its handshake to its end.
-pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted) {
+pub async fn carry(worker: Rc<Worker>, lines: Rc<Lines>, accepted: Accepted<TcpStream>) {
     let Accepted { stream, remote, local, entrance, mut room } = accepted;
     let metrics = Arc::clone(&worker.services.metrics);
     let line = Rc::new(Line::new(Arc::clone(&entrance.holder), entrance.rules.clone()));
     let refuse = |error: HandshakeError| metrics.handshake_errors.of(error).inc();
-    let Ok(stream) = TcpStream::from_std(stream) else { return refuse(HandshakeError::Other) };
     let gate = Gate::new({
         let line = Rc::clone(&line);
         move || line.is_shut()

@@ -11,7 +11,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::decision::{Cause, Phase, Protocol, Reason, Refusal};
+use crate::decision::{Cause, Phase, Protocol, Reason, Refusal, Reuse};
 
 mod buckets;
 mod handles;
@@ -39,6 +39,7 @@ pub struct Metrics {
     /// Judgements that failed, by the reason they became; `Policy` and `Killed` are answers, not failures, and stay at zero.
     pub decision_errors: Words<Reason, IntCounter>,
     pub decision_seconds: Words<Phase, Words<Engine, Histogram>>,
+    pub verdict_reuse: Words<Reuse, IntCounter>,
     pub cuts: Words<Cause, Words<Protocol, IntCounter>>,
     pub cut_seconds: Words<Cause, Histogram>,
     pub handshake_errors: Words<HandshakeError, IntCounter>,
@@ -76,6 +77,8 @@ impl Metrics {
         let build = register.gauges("build_info", "Always 1; the version of the gate is in its label.", &["version"])?;
         build.with_label_values(&[version]).set(1);
         let decision_errors = register.counters("decision_errors_total", "Judgements that failed, and so denied.", &["kind"])?;
+        let reuse =
+            register.counters("verdict_reuse_total", "Verdicts, by whether an equal question had been answered.", &["outcome"])?;
         let refused = register.counters("requests_refused_total", "Requests refused before a policy was asked.", &["reason"])?;
         let handshake_errors = register.counters("handshake_errors_total", "TLS handshakes that failed.", &["reason"])?;
         let decisions =
@@ -110,6 +113,7 @@ impl Metrics {
             decision_seconds: Words::new(|phase: Phase| {
                 Words::new(|engine: Engine| decisions.with_label_values(&[phase.code(), engine.code()]))
             }),
+            verdict_reuse: Words::new(|outcome: Reuse| reuse.with_label_values(&[outcome.code()])),
             cuts: Words::new(|cause: Cause| {
                 Words::new(|protocol: Protocol| cuts.with_label_values(&[cause.code(), protocol.code()]))
             }),

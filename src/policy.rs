@@ -49,6 +49,10 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub engine: EngineChoice,
+    /// How much each worker may keep of verdicts given before, to answer equal questions without judging again; 0 turns it off. Only
+    /// verdicts of policies that ask neither clock nor chance are kept, each under exactly the values the policy can read.
+    #[serde(default = "default_reuse")]
+    pub reuse: Size,
 }
 
 /// Which engine may judge.
@@ -60,6 +64,10 @@ pub enum EngineChoice {
     Auto,
     /// The interpreter alone.
     Interpreter,
+}
+
+fn default_reuse() -> Size {
+    Size::mib(4)
 }
 
 fn default_decision() -> String {

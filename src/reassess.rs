@@ -109,7 +109,6 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
     // Taken now, whatever is open: the next request must not be the first to find it.
     let Ok((generation, _)) = worker.generation() else { return found };
     let mut slice = Slice::new();
-    let _equal_once = worker.begin_reassessment();
     for open in worker.open() {
         slice.share().await;
         // What is admitted after the activation was judged by it.
@@ -148,7 +147,6 @@ pub fn withdraw(worker: &Worker, ended: &[Rc<Downstream>]) {
 pub async fn rehearse(worker: &Rc<Worker>, mut candidate: Judge) -> Reassessed {
     let mut found = Reassessed::default();
     let mut slice = Slice::new();
-    candidate.begin_reassessment();
     for open in worker.open() {
         slice.share().await;
         match open.rehearse(&mut candidate) {

@@ -113,7 +113,7 @@ impl Shared {
         let mut replies = Vec::new();
         for (worker, candidate) in workers.iter().zip(candidates) {
             let (reply, answer) = oneshot::channel();
-            let _ = worker.commands.send(Command::Rehearse(Box::new(candidate), reply));
+            let _ = worker.porter.commands.send(Command::Rehearse(Box::new(candidate), reply));
             replies.push(answer);
         }
         Ok(sum(replies).await)
@@ -179,7 +179,7 @@ pub(super) async fn exchanges(workers: &[Handle]) -> Vec<ExchangeRow> {
     let mut rows = Vec::new();
     for worker in workers {
         let (reply, answer) = oneshot::channel();
-        let _ = worker.commands.send(Command::List(reply));
+        let _ = worker.porter.commands.send(Command::List(reply));
         rows.extend(answer.await.unwrap_or_default());
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.age));
@@ -209,7 +209,7 @@ async fn ask(workers: &[Handle], command: impl Fn(oneshot::Sender<Reassessed>) -
     let mut replies = Vec::new();
     for worker in workers {
         let (reply, answer) = oneshot::channel();
-        let _ = worker.commands.send(command(reply));
+        let _ = worker.porter.commands.send(command(reply));
         replies.push(answer);
     }
     sum(replies).await

@@ -164,7 +164,7 @@ impl Shared {
         if !identity.is_same(&self.holder.current()) {
             let identity = self.holder.replace(identity);
             for worker in workers {
-                let _ = worker.commands.send(Command::CheckIdentities);
+                let _ = worker.porter.commands.send(Command::CheckIdentities);
             }
             if let Some(spiffe_id) = identity.spiffe_id() {
                 tracing::info!(%spiffe_id, not_after = identity.not_after(), "the gate's identity was taken over");

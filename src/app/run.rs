@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::accept::accept;
+use super::accept::{Accepting, Porter};
 use super::change::exchanges;
 use super::identity::why_not_ready;
 use super::worker::{self, Command, Handle};
@@ -132,11 +132,7 @@ impl Gate {
         signals: bool,
     ) -> Result<(), AppError> {
         let (closing, closed) = watch::channel(false);
-        let mut accepting = JoinSet::new();
-        for (listener, entrance) in listeners {
-            let metrics = Arc::clone(&self.parts.services.metrics);
-            accepting.spawn(accept(listener, entrance, Arc::clone(&self.workers), metrics));
-        }
+        self.accept(listeners);
         let mut serving = JoinSet::new();
         let (orders, mut ordered) = mpsc::channel(64);
         serving.spawn(control::serve(control, self.control(orders), closed.clone()));
@@ -172,9 +168,20 @@ impl Gate {
                 Event::Heard(news) => self.hear(news),
             }
         }
-        accepting.shutdown().await;
         self.drain(&mut signals, &mut ordered, &mut heard, &mut bundles, &mut certificates).await;
         self.end(closing, serving).await
+    }
+
+    /// Each listener is one worker's to accept on; whoever has the least to carry carries.
+    fn accept(&self, listeners: Vec<(std::net::TcpListener, Arc<crate::listener::Entrance>)>) {
+        let porters: Arc<[Porter]> = self.workers.iter().map(|worker| worker.porter.clone()).collect();
+        for (place, (listener, entrance)) in listeners.into_iter().enumerate() {
+            let here = place % porters.len().max(1);
+            let accepting = Accepting { listener, entrance, porters: Arc::clone(&porters), here };
+            if let Some(porter) = porters.get(here) {
+                let _ = porter.commands.send(Command::Accept(Box::new(accepting)));
+            }
+        }
     }
 
     /// What is heard of the SPIFFE agent; nothing, ever, where the identity comes from files.
@@ -333,7 +340,6 @@ impl Gate {
         self.tell(|| Command::Stop);
         let workers = self.workers;
         let joined = tokio::task::spawn_blocking(move || {
-            // The accept loops are gone, so nobody else holds the workers any more.
             let Ok(workers) = Arc::try_unwrap(workers).map_err(|_| AppError::Panicked) else { return Ok(()) };
             workers
                 .into_iter()
@@ -350,7 +356,7 @@ impl Gate {
 
     fn tell(&self, command: impl Fn() -> Command) {
         for worker in self.workers.iter() {
-            let _ = worker.commands.send(command());
+            let _ = worker.porter.commands.send(command());
         }
     }
 }

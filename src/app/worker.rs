@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
+use super::accept::{Accepting, Porter, accept};
 use crate::judge::{Judge, Seat};
 use crate::listener::{self, Accepted, Limits, Lines};
+use crate::metrics::HandshakeError;
 use crate::proxy::watched::Row;
 use crate::proxy::worker::{Services, Worker};
 use crate::reassess::{self, Reassessed};
@@ -20,7 +23,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// What a worker is told.
 pub(super) enum Command {
-    Carry(Box<Accepted>),
+    /// Accepts on a listener until the drain.
+    Accept(Box<Accepting>),
+    Carry(Box<Accepted<std::net::TcpStream>>),
     Reassess(oneshot::Sender<Reassessed>),
     Rehearse(Box<Judge>, oneshot::Sender<Reassessed>),
     List(oneshot::Sender<Vec<Row>>),
@@ -32,9 +37,7 @@ pub(super) enum Command {
 
 /// A worker, as the other threads see it.
 pub(super) struct Handle {
-    pub(super) commands: mpsc::UnboundedSender<Command>,
-    /// Connections it carries; the acceptor picks the least.
-    pub(super) load: Arc<AtomicUsize>,
+    pub(super) porter: Porter,
     pub(super) thread: Option<JoinHandle<()>>,
 }
 
@@ -49,20 +52,39 @@ pub(super) fn start(services: Arc<Services>, index: usize, seat: Arc<Seat>, limi
         let worker = Rc::new(Worker::new(services, index, seat));
         LocalSet::new().block_on(&runtime, work(worker, Rc::new(Lines::new(limits)), received, carried));
     })?;
-    Ok(Handle { commands, load, thread: Some(thread) })
+    Ok(Handle { porter: Porter { commands, load }, thread: Some(thread) })
 }
 
 async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::UnboundedReceiver<Command>, load: Arc<AtomicUsize>) {
     tokio::task::spawn_local(tick(Rc::clone(&worker), Rc::clone(&lines)));
     tokio::task::spawn_local(listen(Rc::clone(&worker)));
+    let counted = Arc::clone(&load);
+    let carry = {
+        let (worker, lines) = (Rc::clone(&worker), Rc::clone(&lines));
+        move |accepted: Accepted<TcpStream>| {
+            let (worker, lines, load) = (Rc::clone(&worker), Rc::clone(&lines), Arc::clone(&load));
+            tokio::task::spawn_local(async move {
+                let _carried = Carried { load, services: Arc::clone(&worker.services) };
+                listener::carry(worker, lines, accepted).await;
+            });
+        }
+    };
+    let mut accepting = JoinSet::new();
     while let Some(command) = commands.recv().await {
         match command {
+            Command::Accept(listener) => {
+                let metrics = Arc::clone(&worker.services.metrics);
+                accepting.spawn_local(accept(*listener, metrics, carry.clone()));
+            }
             Command::Carry(accepted) => {
-                let (worker, lines, load) = (Rc::clone(&worker), Rc::clone(&lines), Arc::clone(&load));
-                tokio::task::spawn_local(async move {
-                    let _carried = Carried { load, services: Arc::clone(&worker.services) };
-                    listener::carry(worker, lines, *accepted).await;
-                });
+                let Accepted { stream, remote, local, entrance, room } = *accepted;
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => carry(Accepted { stream, remote, local, entrance, room }),
+                    Err(_) => {
+                        counted.fetch_sub(1, Ordering::Relaxed);
+                        worker.services.metrics.handshake_errors.of(HandshakeError::Other).inc();
+                    }
+                }
             }
             Command::Reassess(reply) => {
                 let worker = Rc::clone(&worker);
@@ -76,7 +98,10 @@ async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::Unbounde
                 let _ = reply.send(worker.open().filter_map(|open| open.row()).collect());
             }
             Command::CheckIdentities => reassess::withdraw(&worker, &lines.ended_identities()),
-            Command::Drain => lines.drain(),
+            Command::Drain => {
+                accepting.shutdown().await;
+                lines.drain();
+            }
             Command::Stop => break,
         }
     }

@@ -148,7 +148,11 @@ fn words(findings: &Findings) -> String {
 /// One rule that judges, and what it depends on.
 pub(super) fn entry_text(entry: &EntryStatus) -> String {
     let body = if entry.body { "buffered: the policy reads it" } else { "streamed: the policy does not read it" };
-    let clock = if entry.clock { "asked: equal requests may get different verdicts" } else { "not asked" };
+    let clock = if entry.clock { "asked" } else { "not asked" };
+    let verdicts = match entry.not_reused.as_str() {
+        "" => "reused where all that is listed is equal".to_owned(),
+        why => format!("judged each time: {why}"),
+    };
     let builtins = (!entry.builtins.is_empty()).then(|| entry.builtins.join(", "));
     let reads = if entry.whole { "everything" } else { "what is listed" };
     let engine = if entry.not_vm.is_empty() { entry.engine.clone() } else { format!("{} ({})", entry.engine, entry.not_vm) };
@@ -157,6 +161,7 @@ pub(super) fn entry_text(entry: &EntryStatus) -> String {
         ("engine", engine),
         ("bodies", body.to_owned()),
         ("clock", clock.to_owned()),
+        ("verdicts", verdicts),
         ("builtins", or_dash(builtins)),
         ("reads", reads.to_owned()),
     ]);

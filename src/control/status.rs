@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::judge::facts;
 use crate::judge::unknown::unknown;
+use crate::judge::{facts, reuse};
 use crate::policy::{Chosen, Entry, Footprint, Kind, Policy, ResultShape};
 
 /// The one place where the gate's state is told.
@@ -126,6 +126,9 @@ pub struct EntryStatus {
     /// Why the bytecode VM may not; empty where it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub not_vm: String,
+    /// Why its verdicts are never reused; empty where an equal question gets the verdict given before.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_reused: String,
 }
 
 /// A path of the input, and one place that reads it.
@@ -200,6 +203,7 @@ impl EntryStatus {
             builtins: footprint.builtins.keys().cloned().collect(),
             engine: String::new(),
             not_vm: String::new(),
+            not_reused: reuse::never(footprint).unwrap_or_default(),
         };
         told.judged_by(chosen);
         told

@@ -36,7 +36,8 @@ impl Parsed {
 /// A node of a map or an array with its count of references, as allocated. An estimate: what matters is that it grows with what is held.
 const NODE: u64 = 48;
 
-fn size(value: &Value) -> u64 {
+/// About how many bytes a value holds in memory.
+pub(super) fn size(value: &Value) -> u64 {
     NODE + match value {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Undefined => 0,
         Value::String(text) => text.len() as u64,

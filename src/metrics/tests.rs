@@ -13,6 +13,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("cut_seconds", &["cause"]),
     ("kills_standing", &[]),
     ("decision_seconds", &["phase", "engine"]),
+    ("verdict_reuse_total", &["outcome"]),
     ("decision_errors_total", &["kind"]),
     ("policy_generation", &[]),
     ("bundle_last_success_timestamp_seconds", &["bundle"]),

@@ -43,6 +43,7 @@ pub struct Policy {
     revisions: BTreeMap<String, String>,
     warnings: Vec<Finding>,
     twice: NonZeroU32,
+    reuse: u64,
 }
 
 /// What an engine is built from: text, so that no two engines share a reference count in what they evaluate.
@@ -128,7 +129,8 @@ impl Policy {
         // Names no scope declares are found by the engine's own compiler, so one engine is built before anybody relies on it.
         plan.choose(&checked, &footprints, config.engine)?;
         let twice = NonZeroU32::new(TWICE).unwrap_or(NonZeroU32::MIN);
-        Ok(Self { plan: Arc::new(plan), entries: entries.to_vec(), footprints, revisions, warnings: checked.warnings, twice })
+        let (entries, warnings, reuse) = (entries.to_vec(), checked.warnings, config.reuse.bytes() as u64);
+        Ok(Self { plan: Arc::new(plan), entries, footprints, revisions, warnings, twice, reuse })
     }
 
     /// A fresh engine for one worker, compiled and warm.
@@ -166,6 +168,16 @@ impl Policy {
             }
             Some(_) => Chosen::Vm,
         }
+    }
+
+    /// True when the engines disagreed about a request: what the VM said of this entry point before may be wrong as well.
+    pub fn is_doubted(&self, entry: usize) -> bool {
+        self.plan.rules.get(entry).is_none_or(|judged| judged.doubted.load(Ordering::Relaxed))
+    }
+
+    /// How many bytes of verdicts each worker may keep.
+    pub fn reuse(&self) -> u64 {
+        self.reuse
     }
 
     /// What an entry point depends on; an entry that is not there depends on nothing and never judges.

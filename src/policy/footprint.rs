@@ -62,7 +62,18 @@ impl Footprint {
 
     /// True when a value at this path may matter: it lies on, above or beneath what is read.
     pub fn reads(&self, path: &[&str]) -> bool {
-        self.paths.keys().any(|read| read.iter().zip(path).all(|(read, asked)| read == asked))
+        self.reading(path).is_some()
+    }
+
+    /// A place that reads a value on, above or beneath this path.
+    pub fn reading(&self, path: &[&str]) -> Option<&Occurrence> {
+        let meets = |read: &Vec<String>| read.iter().zip(path).all(|(read, asked)| read == asked);
+        self.paths.iter().find(|(read, _)| meets(read)).map(|(_, place)| place)
+    }
+
+    /// The builtin, and the place, that make two equal inputs get two verdicts.
+    pub fn clock(&self) -> Option<(&str, &Occurrence)> {
+        self.builtins.iter().find(|(name, _)| CLOCKS.contains(&name.as_str())).map(|(name, place)| (name.as_str(), place))
     }
 }
 

@@ -56,7 +56,7 @@ impl Open {
     pub fn rehearse(&self, candidate: &mut Judge) -> Again {
         let generation = Arc::clone(&candidate.generation);
         self.ask_again(&generation.plans, |under, question, session| {
-            under.with_case(self, question, session, Phase::Reassess, |case| candidate.judge_again(under.route.entry, case))
+            under.with_case(self, question, session, Phase::Reassess, |case| candidate.judge(under.route.entry, case))
         })
     }
 

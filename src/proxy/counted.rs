@@ -3,7 +3,7 @@
 use super::open::Open;
 use super::settings::{Listener, Target};
 use crate::audit::Why;
-use crate::decision::{Basis, Enforcement, Phase, Reason};
+use crate::decision::{Basis, Enforcement, Phase, Reason, Reuse};
 use crate::judge::Judgement;
 use crate::metrics;
 use crate::policy::Kind;
@@ -40,6 +40,12 @@ impl Open {
 
     pub(super) fn count_judgement(&self, phase: Phase, judgement: &Judgement) {
         let metrics = &self.worker.services.metrics;
+        metrics.verdict_reuse.of(judgement.reuse).inc();
+        metrics.ignored_verdict_keys.inc_by(judgement.verdict.ignored_keys as u64);
+        // What a policy takes would be hidden under what it takes to remember.
+        if judgement.reuse == Reuse::Reused {
+            return;
+        }
         let engine = match judgement.engine {
             Kind::Vm => metrics::Engine::Vm,
             Kind::Interpreter => metrics::Engine::Interpreter,
@@ -52,7 +58,6 @@ impl Open {
                 "the two policy engines disagreed; the request is denied, and from now on the interpreter judges this entry point"
             );
         }
-        metrics.ignored_verdict_keys.inc_by(judgement.verdict.ignored_keys as u64);
         if let Some(reason) = judgement.verdict.reason.filter(|reason| *reason != Reason::Policy) {
             metrics.decision_errors.of(reason).inc();
         }

@@ -122,14 +122,8 @@ impl Under<'_> {
 
     /// Asks this worker's judge. `None` when nobody judges or nobody was proven, which is a denial.
     pub(super) fn ask(self, open: &Open, question: &Question, session: &View, phase: Phase) -> Option<Judgement> {
-        let ask = |case: &Case<'_>| match phase {
-            Phase::Request => open.worker.judge(self.route.entry, case),
-            Phase::Reassess => open.worker.judge_again(self.route.entry, case),
-        };
-        let judgement = self.with_case(open, question, session, phase, ask)??;
-        if !judgement.reused {
-            open.count_judgement(phase, &judgement);
-        }
+        let judgement = self.with_case(open, question, session, phase, |case| open.worker.judge(self.route.entry, case))??;
+        open.count_judgement(phase, &judgement);
         Some(judgement)
     }
 }

@@ -151,17 +151,6 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// A reassessment that runs. Its answers go with it however it ends: later an equal question may deserve another answer.
-pub struct Reassessing<'a>(&'a Worker);
-
-impl Drop for Reassessing<'_> {
-    fn drop(&mut self) {
-        if let Some(judge) = self.0.judge.borrow_mut().as_mut() {
-            judge.end_reassessment();
-        }
-    }
-}
-
 /// No policy is in force, or not yet for this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoJudge;
@@ -209,19 +198,6 @@ impl Worker {
     /// Asks this worker's judge. `None` when there is none.
     pub fn judge(&self, entry: usize, case: &Case<'_>) -> Option<Judgement> {
         self.judge.borrow_mut().as_mut().map(|judge| judge.judge(entry, case))
-    }
-
-    /// The same about an open exchange.
-    pub fn judge_again(&self, entry: usize, case: &Case<'_>) -> Option<Judgement> {
-        self.judge.borrow_mut().as_mut().map(|judge| judge.judge_again(entry, case))
-    }
-
-    /// Until what is returned is dropped, or another judge's turn, equal questions about open exchanges are answered once.
-    pub fn begin_reassessment(&self) -> Reassessing<'_> {
-        if let Some(judge) = self.judge.borrow_mut().as_mut() {
-            judge.begin_reassessment();
-        }
-        Reassessing(self)
     }
 
     pub(super) fn enlist(&self, open: &Rc<Open>) -> usize {

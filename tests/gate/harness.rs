@@ -997,7 +997,7 @@ impl Gate {
                 serde_json::Value::Null,
                 "one closing line, and only where the decision did not say: {line}"
             );
-            for key in ["ending", "cause", "status", "bytes_in", "bytes_out"] {
+            for key in ["ending", "cause", "status", "bytes_in", "bytes_out", "anomaly"] {
                 decision[key] = line[key].clone();
             }
         }

@@ -7,15 +7,16 @@ use serde_json::json;
 
 use super::*;
 use crate::policy::{BundleSource, EngineChoice, Limits};
-use crate::units::Span;
+use crate::units::{Size, Span};
 
-pub(in crate::policy) fn config(path: PathBuf) -> Config {
+pub(crate) fn config(path: PathBuf) -> Config {
     Config {
         bundles: BTreeMap::from([("b".to_owned(), BundleSource { path })]),
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
         engine: EngineChoice::Auto,
+        reuse: Size::mib(1),
         limits: Limits { time: Span::millis(200), ..Limits::default() },
     }
 }
