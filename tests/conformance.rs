@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portcullis::policy::{BundleSource, Config, EngineChoice, Entry, EvaluationError, Limits, Policy};
-use portcullis::units::Span;
+use portcullis::units::{Size, Span};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -134,6 +134,7 @@ fn ask(case: &Case, home: &Path, entry: &Entry, direct: bool) -> Answer {
             decision: entry.decision.clone(),
             result: None,
             may_kill: Vec::new(),
+            reuse: Size::mib(0),
             engine,
             limits: Limits { time: Span::millis(5000), ..Limits::default() },
         };

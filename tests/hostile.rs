@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use portcullis::policy::{BundleSource, Config, EngineChoice, Entry, EvaluationError, Limits, Policy, Report};
-use portcullis::units::Span;
+use portcullis::units::{Size, Span};
 use serde_json::json;
 
 /// What comes of a policy.
@@ -198,6 +198,7 @@ fn load(rules: &str) -> Result<Policy, Report> {
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
+        reuse: Size::mib(0),
         engine: EngineChoice::Auto,
         limits: Limits { time: Span::millis(20), ..Limits::default() },
     };

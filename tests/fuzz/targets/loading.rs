@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use portcullis::policy::{BundleSource, Config, EngineChoice, Entry, Limits, Policy, Report};
-use portcullis::units::Span;
+use portcullis::units::{Size, Span};
 
 thread_local! {
     static HOME: OnceCell<PathBuf> = const { OnceCell::new() };
@@ -38,6 +38,7 @@ pub fn load(files: &[(&str, &str)], entries: &[Entry], engine: EngineChoice) -> 
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
+        reuse: Size::mib(0),
         engine,
         limits: Limits { time: Span::millis(100), ..Limits::default() },
     };
