@@ -80,6 +80,8 @@ fn hostile() -> Vec<(&'static str, String, Ends)> {
         ("shared lists formatted", "r := sprintf(\"%v\", [[input.l | some _ in input.l]])", Denied),
         ("a text joined with itself", "r := concat(\"\", [input.s | some _ in input.l])", Denied),
         ("a text replaced by itself", "r := replace(input.s, \"a\", input.s)", Refused("multiplies")),
+        ("a text answered again and again", "r := {\"allowed\": true, \"reasons\": [input.s | some _ in input.l]}", Denied),
+        ("shared lists as metadata", "r := {\"allowed\": true, \"dynamic_metadata\": [input.l | some _ in input.l]}", Denied),
         ("an exponential regex", "r := regex.match(\"^(a+)+$\", concat(\"\", [input.s, \"!\"]))", Answers),
         ("a giant repeat", "r := regex.match(\"((a{0,1000}){0,1000}){0,1000}\", input.s)", Denied),
         ("a regex of the request", "r := regex.match(input.s, input.s)", Denied),

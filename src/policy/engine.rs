@@ -399,7 +399,13 @@ impl Interpreter {
         match judged {
             Ok(Ok(value)) => {
                 self.judging = Some(engine);
-                if value == Value::Undefined { Err(EvaluationError::Undefined) } else { Ok(value) }
+                match value {
+                    Value::Undefined => Err(EvaluationError::Undefined),
+                    value if guards::is_too_large(&value) => {
+                        Err(EvaluationError::Error("its answer is larger than 16 MiB".to_owned()))
+                    }
+                    value => Ok(value),
+                }
             }
             Ok(Err(error)) => Err(failure(error.downcast_ref::<LimitError>(), &error.to_string())),
             Err(payload) => {

@@ -158,6 +158,12 @@ pub(super) fn install(program: &mut Program) {
     }
 }
 
+/// True for an answer that no verdict is as large as: it would be compared, copied and written to the record.
+pub(super) fn is_too_large(answer: &Value) -> bool {
+    let mut left = WEIGHT;
+    !weigh(answer, &mut left)
+}
+
 /// Unwinds out of the VM where a pattern and the text at `text` are too long for each other.
 pub(super) fn search(arguments: &[Value], text: usize) {
     if too_much(Cost::Search(0, text), arguments) {

@@ -73,6 +73,7 @@ impl Machine {
         match said {
             Ok(Ok(Value::Undefined)) if self.undefined_is_certain => Said::Undefined,
             Ok(Ok(Value::Undefined)) => Said::Unsure,
+            Ok(Ok(value)) if guards::is_too_large(&value) => Said::Unsure,
             Ok(Ok(value)) => Said::Value(value),
             Ok(Err(error)) => {
                 self.renew();
