@@ -208,7 +208,7 @@ mod tests {
         std::fs::write(folder.path().join("policies/policy.rego"), rules).unwrap();
         let told = words(&check(&Arguments { config: folder.path().join("gate.yaml"), json: false }).unwrap());
         for said in
-            ["policy.rego:3:27: `input.requst.method` is nothing", "the nearest is `input.request.method`", "never a verdict"]
+            ["policy.rego:3:40: `input.requst.method` is nothing", "the nearest is `input.request.method`", "never a verdict"]
         {
             assert!(told.contains(said), "{said}: {told}");
         }
