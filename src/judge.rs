@@ -30,7 +30,7 @@ use crate::spiffe::{Pattern, SpiffeId};
 use crate::verdict::Verdict;
 use case::{Case, WorkloadFacts};
 use facts::Plan;
-use reuse::Given;
+use reuse::{Found, Given};
 
 /// One row of `workloads`: who owns an identity, and what it is. The first matching row counts.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -180,20 +180,21 @@ impl Judge {
     fn answer(&mut self, entry: usize, input: Value, began: Instant) -> Judgement {
         let generation = self.generation.number;
         let doubted = || self.generation.policy.is_doubted(entry);
-        let reuse = match self.given.find(entry, &input) {
-            Ok(Some(kept)) if kept.engine == Kind::Interpreter || !doubted() => {
+        let (reuse, keeps) = match self.given.find(entry, &input) {
+            Found::Kept(kept) if kept.engine == Kind::Interpreter || !doubted() => {
                 let (verdict, answer, engine) = (kept.verdict.clone(), kept.answer.clone(), kept.engine);
                 let (reuse, took) = (Reuse::Reused, began.elapsed());
                 return Judgement { verdict, generation, input, answer, fault: None, engine, disagreed: false, reuse, took };
             }
-            Ok(_) => Reuse::Judged,
-            Err(reuse::Never) => Reuse::Unfit,
+            Found::Kept(_) | Found::Nothing => (Reuse::Judged, true),
+            Found::Resting => (Reuse::Judged, false),
+            Found::Never => (Reuse::Unfit, false),
         };
         let Evaluation { answer, by: engine } = self.engine.ask(entry, input.clone());
         let disagreed = answer == Err(EvaluationError::Disagreement);
         let (verdict, answer, fault) = self.read(entry, answer);
         // A fault is this question's alone: one that came too late on a busy machine must not answer for ten thousand others.
-        if reuse == Reuse::Judged && fault.is_none() {
+        if keeps && fault.is_none() {
             self.given.keep(&verdict, answer.as_ref(), engine);
         }
         Judgement { verdict, generation, input, answer, fault, engine, disagreed, reuse, took: began.elapsed() }

@@ -59,7 +59,7 @@ reasons contains "wrong_environment" if not input.environment in grant.environme
 
 reasons contains "risk" if input.session.denied >= 70
 
-reasons contains "burst" if input.session.requests > 1000000000
+reasons contains "rewritten" if input.request.rewritten
 
 # Where it comes from.
 

@@ -156,7 +156,9 @@ fn asked(arguments: &[String]) -> Result<Asked> {
     }
     asked.scenarios.retain(|scenario| !without.contains(scenario));
     if asked.smoke {
-        asked.only.get_or_insert_with(|| ["floor", "portcullis", "portcullis-allow"].map(str::to_owned).to_vec());
+        asked
+            .only
+            .get_or_insert_with(|| ["floor", "portcullis", "portcullis-judging", "portcullis-allow"].map(str::to_owned).to_vec());
     }
     Ok(asked)
 }

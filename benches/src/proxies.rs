@@ -15,6 +15,8 @@ use crate::tls::DOMAIN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Gate,
+    /// With every request judged, never by a verdict given before.
+    GateJudging,
     /// With an anomaly rule; in no comparison.
     GateRules,
     GateAllow,
@@ -27,12 +29,22 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] =
-        [Self::Floor, Self::Nginx, Self::Haproxy, Self::Envoy, Self::EnvoyRbac, Self::EnvoyAuthorizer, Self::GateAllow, Self::Gate];
+    pub const ALL: [Self; 9] = [
+        Self::Floor,
+        Self::Nginx,
+        Self::Haproxy,
+        Self::Envoy,
+        Self::EnvoyRbac,
+        Self::EnvoyAuthorizer,
+        Self::GateAllow,
+        Self::GateJudging,
+        Self::Gate,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gate => "portcullis, reference policy, record",
+            Self::GateJudging => "portcullis, reference policy, record, no verdict reused",
             Self::GateRules => "portcullis, reference policy, an anomaly rule",
             Self::GateAllow => "portcullis, `decision := true`, record",
             Self::Floor => "floor: bare hyper + rustls, no policy",
@@ -48,6 +60,7 @@ impl Kind {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Gate => "portcullis",
+            Self::GateJudging => "portcullis-judging",
             Self::GateRules => "portcullis-rules",
             Self::GateAllow => "portcullis-allow",
             Self::Floor => "floor",
@@ -61,7 +74,7 @@ impl Kind {
 
     const fn how_to_get(self) -> &'static str {
         match self {
-            Self::Gate | Self::GateRules | Self::GateAllow | Self::Floor => "built with the benches",
+            Self::Gate | Self::GateJudging | Self::GateRules | Self::GateAllow | Self::Floor => "built with the benches",
             Self::Nginx => "apt-get install nginx",
             Self::Haproxy => "apt-get install haproxy",
             Self::Envoy | Self::EnvoyRbac | Self::EnvoyAuthorizer => "tests/parts envoy, or ENVOY=/path/to/envoy",
@@ -97,7 +110,7 @@ pub struct GateDoors {
 /// A program that is not on this machine, and how it would get there.
 pub fn missing(kind: Kind, place: &Place<'_>) -> Option<String> {
     let needed: Vec<Option<PathBuf>> = match kind {
-        Kind::Gate | Kind::GateRules | Kind::GateAllow | Kind::Floor => vec![],
+        Kind::Gate | Kind::GateJudging | Kind::GateRules | Kind::GateAllow | Kind::Floor => vec![],
         Kind::Nginx => vec![which("nginx")],
         Kind::Haproxy => vec![which("haproxy")],
         Kind::Envoy | Kind::EnvoyRbac | Kind::EnvoyAuthorizer => vec![envoy(place.repository)],
@@ -153,7 +166,7 @@ impl Proxy {
         let log = home.join("log");
         let (mut authorizer, mut gate) = (None, None);
         let command = match kind {
-            Kind::Gate | Kind::GateRules | Kind::GateAllow => {
+            Kind::Gate | Kind::GateJudging | Kind::GateRules | Kind::GateAllow => {
                 let doors = write_gate(kind, place, &home, address)?;
                 let mut command = pinned(PROXY_CORE, place.gate);
                 command.args(["run", "-c"]).arg(home.join("gate.yaml")).env("PORTCULLIS_LOG", "error");
@@ -213,6 +226,7 @@ fn write_gate(kind: Kind, place: &Place<'_>, home: &Path, address: SocketAddr) -
     }
     let certificates = place.folder.display();
     let upstream = place.upstream;
+    let reuse = if kind == Kind::GateJudging { "0B" } else { "4MiB" };
     let rules = if kind == Kind::GateRules { anomaly() } else { String::new() };
     let text = format!(
         r#"environment: production
@@ -229,6 +243,7 @@ upstreams:
 policy:
   bundles: {{authz: {{path: policy}}}}
   limits: {{time: 500ms}}
+  reuse: {reuse}
 limits:
   connections: 40000
   header_timeout: 60s

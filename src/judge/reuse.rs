@@ -22,13 +22,17 @@ use crate::verdict::Verdict;
 /// Facts that are never the same twice; a policy that reads one never asks an equal question.
 const ONCE: &[&[&str]] = &[&["attributes", "request", "http", "id"], &["attributes", "request", "time"]];
 
+/// How many questions are looked up before it is asked whether that pays.
+const TRIED: u32 = 1024;
+/// The longest rest, in questions.
+const LONGEST_REST: u32 = 64 * TRIED;
+
 /// What an entry of the map takes beside its key and its values.
 const OVERHEAD: u64 = 512;
 
 /// See the module.
 pub(super) struct Given {
-    /// Of each entry point the paths that make its key; none where its verdicts are not reused.
-    paths: Vec<Option<Vec<Vec<Value>>>>,
+    entries: Vec<Option<Remembered>>,
     map: HashMap<Arc<[u8]>, Kept>,
     /// The keys in the order they are to go: first in, first out, but one that was used since gets another turn.
     order: VecDeque<Arc<[u8]>>,
@@ -37,6 +41,24 @@ pub(super) struct Given {
     most: u64,
     /// The key being made; kept for its room.
     key: Text,
+}
+
+/// An entry point whose verdicts are reused.
+struct Remembered {
+    /// What makes its key.
+    paths: Vec<Vec<Value>>,
+    worth: Worth,
+}
+
+/// Whether remembering pays. Where questions seldom repeat it costs a third of a verdict each time, and gives nothing back: a policy that
+/// reads `session.requests` never asks the same twice.
+#[derive(Default)]
+struct Worth {
+    asked: u32,
+    found: u32,
+    /// Questions that are judged without looking, before it is tried again; and how many it was the last time.
+    rest: u32,
+    pause: u32,
 }
 
 /// One answer.
@@ -61,12 +83,13 @@ pub fn never(footprint: &Footprint) -> Option<String> {
 impl Given {
     /// An empty memory of at most `most` bytes; none means nothing is ever kept.
     pub(super) fn new<'f>(footprints: impl Iterator<Item = &'f Footprint>, most: u64) -> Self {
-        let paths = |footprint: &Footprint| {
+        let remembered = |footprint: &Footprint| {
             let path = |path: &Vec<String>| path.iter().map(|key| Value::from(key.as_str())).collect();
-            (most > 0 && never(footprint).is_none()).then(|| footprint.paths.keys().map(path).collect())
+            let paths = || Remembered { paths: footprint.paths.keys().map(path).collect(), worth: Worth::default() };
+            (most > 0 && never(footprint).is_none()).then(paths)
         };
         Self {
-            paths: footprints.map(paths).collect(),
+            entries: footprints.map(remembered).collect(),
             map: HashMap::new(),
             order: VecDeque::new(),
             held: 0,
@@ -75,19 +98,21 @@ impl Given {
         }
     }
 
-    /// What was answered to an equal question; `Err` where the entry point's verdicts are not reused. The question is remembered for
-    /// [`Given::keep`].
-    pub(super) fn find(&mut self, entry: usize, input: &Value) -> Result<Option<&Kept>, Never> {
-        let paths = self.paths.get(entry).and_then(Option::as_ref).ok_or(Never)?;
+    /// What was answered to an equal question; where nothing was, the question is remembered for [`Given::keep`].
+    pub(super) fn find(&mut self, entry: usize, input: &Value) -> Found<'_> {
+        let Some(Remembered { paths, worth }) = self.entries.get_mut(entry).and_then(Option::as_mut) else { return Found::Never };
+        if !worth.tries() {
+            return Found::Resting;
+        }
         self.key.0.clear();
         self.key.0.extend_from_slice(&entry.to_le_bytes());
-        for path in paths {
+        for path in &*paths {
             self.key.value(path.iter().fold(input, |value, key| &value[key]));
         }
-        Ok(self.map.get_mut(self.key.0.as_slice()).map(|kept| {
-            kept.used = true;
-            &*kept
-        }))
+        let Some(kept) = self.map.get_mut(self.key.0.as_slice()) else { return Found::Nothing };
+        worth.found += 1;
+        kept.used = true;
+        Found::Kept(kept)
     }
 
     /// Keeps the answer to the question that was just not found.
@@ -127,9 +152,31 @@ impl Given {
     }
 }
 
-/// The verdicts of this entry point are not reused.
-#[derive(Debug)]
-pub(super) struct Never;
+/// What is known of a question.
+pub(super) enum Found<'a> {
+    Kept(&'a Kept),
+    Nothing,
+    /// Nobody looked: of late too few questions were asked twice.
+    Resting,
+    /// The verdicts of this entry point are not reused.
+    Never,
+}
+
+impl Worth {
+    /// Whether this question is to be looked up.
+    fn tries(&mut self) -> bool {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return false;
+        }
+        if self.asked == TRIED {
+            self.pause = if self.found < TRIED / 4 { (2 * self.pause).clamp(TRIED, LONGEST_REST) } else { 0 };
+            (self.asked, self.found, self.rest) = (0, 0, self.pause);
+        }
+        self.asked += 1;
+        true
+    }
+}
 
 /// A value written so that only the same value is written the same.
 struct Text(Vec<u8>);

@@ -128,7 +128,7 @@ fn what_the_vm_said_before_the_engines_disagreed_is_not_said_again() {
     let mut judge = Bench::new(1, Arc::new(Registry::new(1))).candidates(&Arc::new(policy), &[], 1).unwrap().remove(0);
     judge.engine = engine;
     let kept = r#"{"x": 5}"#;
-    assert!(judge.given.find(0, &Value::from_json_str(kept).unwrap()).unwrap().is_none());
+    assert!(matches!(judge.given.find(0, &Value::from_json_str(kept).unwrap()), Found::Nothing));
     judge.given.keep(&Verdict { allowed: true, ..Verdict::default() }, Some(&Value::from(true)), Kind::Vm);
     let reused = ask(&mut judge, kept);
     assert_eq!((reused.reuse, reused.verdict.allowed), (Reuse::Reused, true));
@@ -148,9 +148,9 @@ fn the_memory_is_bounded_and_what_is_used_stays() {
     let input = |n: u64| Value::from_json_str(&format!(r#"{{"n": {n}}}"#)).unwrap();
     let mut longest = 0;
     for n in 0..10_000 {
-        assert!(given.find(0, &input(n)).unwrap().is_none());
+        assert!(matches!(given.find(0, &input(n)), Found::Nothing));
         given.keep(&Verdict::deny(Reason::Policy), Some(&input(n)), Kind::Vm);
-        assert!(n == 0 || given.find(0, &input(0)).unwrap().is_some(), "used each time, gone after {n}");
+        assert!(n == 0 || matches!(given.find(0, &input(0)), Found::Kept(_)), "used each time, gone after {n}");
         assert!(given.held <= most && given.order.len() == given.map.len());
         longest = longest.max(given.map.len());
     }
@@ -158,7 +158,39 @@ fn the_memory_is_bounded_and_what_is_used_stays() {
     let distinct: BTreeSet<_> = given.order.iter().collect();
     assert_eq!((distinct.len(), given.held), (given.map.len(), given.map.values().map(|kept| kept.bytes).sum()));
     let large = Value::from("x".repeat(8 * 1024));
-    assert!(given.find(0, &input(77)).unwrap().is_none());
+    assert!(matches!(given.find(0, &input(77)), Found::Nothing));
     given.keep(&Verdict::deny(Reason::Policy), Some(&large), Kind::Vm);
-    assert!(given.find(0, &input(77)).unwrap().is_none(), "one may not drive out all others");
+    assert!(matches!(given.find(0, &input(77)), Found::Nothing), "one may not drive out all others");
+}
+
+#[test]
+fn where_questions_seldom_repeat_looking_them_up_is_given_up_for_ever_longer() {
+    let footprint = Footprint {
+        paths: [(vec!["n".to_owned()], Footprint::everything().paths[&Vec::new()].clone())].into(),
+        ..Footprint::default()
+    };
+    let mut given = Given::new(std::iter::once(&footprint), 1 << 20);
+    let mut looked = |question: &mut dyn FnMut(u32) -> u32, times: u32| {
+        let ask = |n: u32| {
+            let found = given.find(0, &Value::from_json_str(&format!(r#"{{"n": {n}}}"#)).unwrap());
+            if matches!(found, Found::Nothing) {
+                given.keep(&Verdict::deny(Reason::Policy), None, Kind::Vm);
+                return true;
+            }
+            matches!(found, Found::Kept(_))
+        };
+        (0..times).map(question).map(ask).filter(|looked| *looked).count()
+    };
+    let mut next = 1000;
+    let mut never_again = |_| {
+        next += 1;
+        next
+    };
+    let many = looked(&mut never_again, 400_000);
+    assert!((4 * 1024..12 * 1024).contains(&many), "{many} of 400,000 were looked up");
+    // It is tried again in the end, and then it pays.
+    let mut often = |n| n % 10;
+    let rest = 2 * LONGEST_REST;
+    looked(&mut often, rest);
+    assert_eq!(looked(&mut often, 10_000), 10_000);
 }
