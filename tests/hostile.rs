@@ -4,7 +4,14 @@
 //! denial at the deadline. What must stay true: the process that judged it is still there and answers the next question. Each runs
 //! in a process of its own with little memory and the stack of a worker, because an abort, an overflow or a failed allocation is
 //! what is looked for, and no test could catch those.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::allow_attributes, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::allow_attributes,
+    reason = "a test"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -195,16 +202,19 @@ fn input() -> serde_json::Value {
 fn load(rules: &str) -> Result<Policy, Report> {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("p.rego"), format!("package a\n\n{rules}\n")).unwrap();
-    let config = Config {
-        bundles: BTreeMap::from([("b".to_owned(), BundleSource { path: home.path().to_owned() })]),
+    Policy::load(&config(home.path()), &[Entry::new("a/r", None)])
+}
+
+fn config(home: &std::path::Path) -> Config {
+    Config {
+        bundles: BTreeMap::from([("b".to_owned(), BundleSource { path: home.to_owned() })]),
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
         reuse: Size::mib(0),
         engine: EngineChoice::Auto,
         limits: Limits { time: Span::millis(20), ..Limits::default() },
-    };
-    Policy::load(&config, &[Entry::new("a/r", None)])
+    }
 }
 
 /// What a process of its own does: the policy its environment names, and then a harmless one.
@@ -264,4 +274,131 @@ fn policies_written_to_take_the_gate_down_are_refused_or_denied_and_the_process_
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The modules of OPA's test cases: each block of a file's `modules`.
+fn modules() -> Vec<String> {
+    let said = Command::new("tests/parts").arg("opa-cases").current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let mut waiting = vec![std::path::PathBuf::from(String::from_utf8(said.stdout).unwrap().trim())];
+    let mut found = Vec::new();
+    while let Some(folder) = waiting.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let file: serde_json::Value = serde_yaml::from_str(&text).unwrap();
+                for case in file.get("cases").and_then(|cases| cases.as_array()).into_iter().flatten() {
+                    let texts = case.get("modules").and_then(|modules| modules.as_array()).into_iter().flatten();
+                    found.extend(texts.filter_map(|module| module.as_str()).filter(|text| text.len() < 4000).map(str::to_owned));
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Chance that is the same each time.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from((self.0 >> 11) % u64::try_from(bound.max(1)).unwrap()).unwrap()
+    }
+}
+
+/// The words and marks of a text.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        let length = if word(first) { rest.find(|c| !word(c)).unwrap_or(rest.len()) } else { first.len_utf8() };
+        let (piece, after) = rest.split_at(length);
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces
+}
+
+/// A text with some pieces gone, doubled, moved, or taken from another.
+fn mutated(chance: &mut Chance, texts: &[String]) -> String {
+    let pick = |chance: &mut Chance| pieces(&texts[chance.below(texts.len())]);
+    let mut text = pick(chance);
+    let other = pick(chance);
+    for _ in 0..1 + chance.below(4) {
+        let (at, from) = (chance.below(text.len()), chance.below(other.len()));
+        let length = 1 + chance.below(8);
+        let end = (at + length).min(text.len());
+        match chance.below(5) {
+            0 => drop(text.drain(at..end)),
+            1 => text = [&text[..at], &other[from..(from + length).min(other.len())], &text[at..]].concat(),
+            2 => text = [&text[..end], &text[at..end], &text[at..end], &text[end..]].concat(),
+            3 => {
+                let with = chance.below(text.len());
+                text.swap(at, with);
+            }
+            _ => {
+                text[at] = ["[", "{", "(", "-", "input", "data", "with", "not", "999999999999999999999", "\"%*d\"", "\u{0}"]
+                    [chance.below(11)]
+            }
+        }
+        if text.is_empty() {
+            return String::new();
+        }
+    }
+    text.concat()
+}
+
+/// Loads a text with each rule it seems to have, and asks each that loads.
+fn asked(text: &str) -> usize {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("p.rego"), text).unwrap();
+    let package = text.lines().find_map(|line| line.trim().strip_prefix("package ")).unwrap_or("a").trim().replace('.', "/");
+    let mut names: Vec<&str> =
+        text.lines().filter_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_').next()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| !matches!(*name, "" | "package" | "import" | "default" | "else"));
+    let mut loaded = 0;
+    for name in names.into_iter().take(3) {
+        let entry = Entry::new(&format!("{package}/{name}"), None);
+        let Ok(policy) = Policy::load(&config(home.path()), &[entry]) else { continue };
+        loaded += 1;
+        let mut engine = policy.engine().unwrap();
+        for input in ["{}", "{\"a\": {\"b\": [1, \"x\"]}, \"x\": \"y\", \"l\": [1, 2, {\"k\": null}]}", "[1]"] {
+            drop(engine.ask(0, regorus::Value::from_json_str(input).unwrap()));
+        }
+    }
+    loaded
+}
+
+#[test]
+fn policies_of_opa_with_a_word_too_many_leave_the_process_standing() {
+    let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual);
+    let texts = modules();
+    let mut chance = Chance(number("PORTCULLIS_SEED", 0x5eed_0003));
+    let (mut loaded, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..number("PORTCULLIS_CASES", 400) {
+        let text = mutated(&mut chance, &texts);
+        // An abort leaves the text it came from behind.
+        if let Some(last) = std::env::var_os("PORTCULLIS_LAST") {
+            std::fs::write(last, &text).unwrap();
+        }
+        let began = Instant::now();
+        let worker = std::thread::Builder::new().stack_size(2 << 20).spawn({
+            let text = text.clone();
+            move || asked(&text)
+        });
+        loaded += worker.unwrap().join().unwrap_or_else(|_| panic!("a panic came through:\n{text}"));
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}:\n{text}", began.elapsed());
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(loaded > 50, "{loaded} loaded");
+    println!("{loaded} loaded, the slowest took {slowest:?}");
 }
