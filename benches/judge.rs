@@ -41,32 +41,35 @@ const RULE: &str = "data.portcullis.decision";
 fn main() -> Result<(), Box<dyn Error>> {
     let home = tempfile::tempdir()?;
     std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/policy/policy.rego"), home.path().join("policy.rego"))?;
-    std::fs::write(home.path().join("data.json"), data().to_string())?;
-    let policy = |engine, reuse| -> Result<Arc<Policy>, Box<dyn Error>> {
-        let config = Config {
-            bundles: BTreeMap::from([("bench".to_owned(), BundleSource { path: home.path().to_owned() })]),
-            decision: "portcullis/decision".to_owned(),
-            result: None,
-            may_kill: Vec::new(),
-            limits: Limits::default(),
-            engine,
-            reuse,
-        };
-        Ok(Arc::new(Policy::load(&config, &[Entry::new("portcullis/decision", None)]).map_err(|report| report.to_string())?))
-    };
-    let (fast, slow) = (policy(EngineChoice::Auto, Size::mib(4))?, policy(EngineChoice::Interpreter, Size(0))?);
+    std::fs::write(home.path().join("data.json"), data(AGENTS).to_string())?;
+    let (fast, slow) =
+        (load(home.path(), EngineChoice::Auto, Size::mib(4))?, load(home.path(), EngineChoice::Interpreter, Size(0))?);
     if let Chosen::Interpreter { why } = fast.chosen(0) {
         return Err(format!("the reference policy is not judged by the VM: {why}").into());
     }
     one_thread(&fast, &slow, home.path())?;
-    two_threads(&fast)
+    two_threads(&fast)?;
+    sizes()
 }
 
-fn data() -> serde_json::Value {
+fn load(home: &Path, engine: EngineChoice, reuse: Size) -> Result<Arc<Policy>, Box<dyn Error>> {
+    let config = Config {
+        bundles: BTreeMap::from([("bench".to_owned(), BundleSource { path: home.to_owned() })]),
+        decision: "portcullis/decision".to_owned(),
+        result: None,
+        may_kill: Vec::new(),
+        limits: Limits::default(),
+        engine,
+        reuse,
+    };
+    Ok(Arc::new(Policy::load(&config, &[Entry::new("portcullis/decision", None)]).map_err(|report| report.to_string())?))
+}
+
+fn data(count: usize) -> serde_json::Value {
     let id = |number: usize| format!("spiffe://example.org/agents/a{number}");
     let agents: serde_json::Map<String, serde_json::Value> =
-        (0..AGENTS).map(|number| (id(number), serde_json::json!({"roles": ["reader", "writer"], "team": number % 100}))).collect();
-    let grants: serde_json::Map<String, serde_json::Value> = (0..AGENTS)
+        (0..count).map(|number| (id(number), serde_json::json!({"roles": ["reader", "writer"], "team": number % 100}))).collect();
+    let grants: serde_json::Map<String, serde_json::Value> = (0..count)
         .map(|number| {
             (id(number), serde_json::json!({"expires": 2_000_000_000, "revoked": false, "environments": ["staging", "production"]}))
         })
@@ -160,7 +163,7 @@ fn judge(policy: &Arc<Policy>) -> Result<Judge, Box<dyn Error>> {
 fn plain_vm(home: &Path) -> Result<RegoVM, Box<dyn Error>> {
     let mut engine = regorus::Engine::new();
     engine.add_policy("policy.rego".to_owned(), std::fs::read_to_string(home.join("policy.rego"))?)?;
-    engine.add_data(Value::from_json_str(&data().to_string())?)?;
+    engine.add_data(Value::from_json_str(&data(AGENTS).to_string())?)?;
     let policy = engine.compile_with_entrypoint(&RULE.into())?;
     let mut vm = RegoVM::new();
     vm.load_program(Compiler::compile_from_policy(&policy, &[RULE])?);
@@ -224,6 +227,29 @@ fn one_thread(fast: &Arc<Policy>, slow: &Arc<Policy>, home: &Path) -> Result<(),
         times.sort_unstable();
         let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or(0) as f64 / 1000.0;
         println!("{name:45} {:>10.2} {:>10.2}", at(50), at(99));
+    }
+    Ok(())
+}
+
+/// What a verdict costs with tables of 10 and of 1,000,000 entries, half of them agents and half of them grants.
+fn sizes() -> Result<(), Box<dyn Error>> {
+    let mut judges = Vec::new();
+    for agents in [5, 500_000] {
+        let home = tempfile::tempdir()?;
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/policy/policy.rego"), home.path().join("policy.rego"))?;
+        std::fs::write(home.path().join("data.json"), data(agents).to_string())?;
+        judges.push((agents, judge(&load(home.path(), EngineChoice::Auto, Size(0))?)?, Vec::new()));
+    }
+    let asked = Asked::new(3)?;
+    for _ in 0..ROUNDS {
+        for (_, judge, times) in &mut judges {
+            timed(times, || drop(judge.judge(0, &asked.case())));
+        }
+    }
+    for (agents, _, times) in &mut judges {
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or(0) as f64 / 1000.0;
+        println!("{:45} {median:>10.2}", format!("judge: tables of {} entries", 2 * *agents));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! [`engine::Engine`] a worker, or a [`Report`] with every mistake found. What must stay true: nothing that was not read,
 //! checked and compiled as a whole ever judges, and no policy that passed can take the process down with it.
 
+mod builtins;
 pub mod bundle;
 pub mod engine;
 mod fitness;

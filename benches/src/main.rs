@@ -34,7 +34,7 @@ use crate::scenario::{LOADER, OTHER, Run, Scale, VICTIM};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SCENARIOS: [&str; 8] = ["exchange", "handshake", "memory", "kill", "activate", "anomaly", "slow", "abuse"];
+const SCENARIOS: [&str; 9] = ["exchange", "handshake", "memory", "kill", "activate", "anomaly", "reload", "slow", "abuse"];
 /// Open files of one process that the largest scenario needs.
 const FILES: u64 = 65_536;
 const TICK: Duration = Duration::from_millis(1000);
@@ -203,6 +203,7 @@ fn measure(arguments: &[String]) -> Result<()> {
             "kill" => scenario::streams::kill(&run),
             "activate" => scenario::streams::activate(&run),
             "anomaly" => scenario::streams::anomaly(&run),
+            "reload" => scenario::reload::reload(&run),
             "slow" => scenario::slow::slow(&run),
             _ => scenario::abuse::abuse(&run),
         };

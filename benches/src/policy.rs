@@ -20,6 +20,12 @@ pub enum In {
 
 /// Writes the bundle; files are replaced whole, so that nobody reads half of one.
 pub fn write(folder: &Path, state: In) -> Result<()> {
+    prepare(folder, state)?();
+    Ok(())
+}
+
+/// Writes the bundle beside its folder; what is returned puts it in its place.
+pub fn prepare(folder: &Path, state: In) -> Result<impl FnOnce()> {
     let all = |value: &dyn Fn(usize) -> Value| -> Map<String, Value> {
         (0..AGENTS).map(|number| (agent(number), value(number))).collect()
     };
@@ -30,10 +36,33 @@ pub fn write(folder: &Path, state: In) -> Result<()> {
         "networks": ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10",
                      "127.0.0.0/8", "fc00::/7", "fe80::/10", "10.0.0.0/8"],
     });
-    for (name, text) in [("policy.rego", POLICY.to_owned()), ("data.json", data.to_string())] {
-        let fresh = folder.with_extension("fresh");
-        std::fs::write(&fresh, text)?;
-        std::fs::rename(&fresh, folder.join(name))?;
-    }
+    put(folder, &[("policy.rego", POLICY.to_owned()), ("data.json", data.to_string())])
+}
+
+/// Adds a table the policy does not read, of about so many bytes of JSON.
+pub fn weigh(folder: &Path, bytes: usize, salt: usize) -> Result<()> {
+    let row = |number: usize| {
+        format!("\"{number:08}\": {{\"owner\": \"team-{}\", \"seen\": {salt}, \"tags\": [\"a\", \"b\"]}}", number % 97)
+    };
+    let rows: Vec<String> = (0..bytes / row(0).len()).map(row).collect();
+    let folder = folder.join("bulk");
+    std::fs::create_dir_all(&folder)?;
+    put(&folder, &[("data.json", format!("{{\"rows\": {{{}}}}}", rows.join(",")))])?();
     Ok(())
+}
+
+fn put(folder: &Path, files: &[(&str, String)]) -> Result<impl FnOnce() + use<>> {
+    let mut moves = Vec::new();
+    for (name, text) in files {
+        // Beside the folder, where nobody takes it for a part of the bundle.
+        let fresh = folder.with_file_name(format!("fresh-{name}"));
+        std::fs::write(&fresh, text)?;
+        moves.push((fresh, folder.join(name)));
+    }
+    Ok(move || {
+        for (fresh, name) in moves {
+            // Both lie in folders this program made; should it fail all the same, the old bundle stays and the scenario says so.
+            let _ = std::fs::rename(fresh, name);
+        }
+    })
 }

@@ -213,11 +213,11 @@ impl Proxy {
 fn write_gate(kind: Kind, place: &Place<'_>, home: &Path, address: SocketAddr) -> Result<GateDoors> {
     let admin = free_address()?;
     let doors = GateDoors { socket: home.join("control.sock"), admin, policy: home.join("policy") };
-    std::fs::create_dir_all(&doors.policy)?;
-    for left in ["state", "decisions.jsonl", "control.sock"] {
+    for left in ["policy", "state", "decisions.jsonl", "control.sock"] {
         let left = home.join(left);
         let _ = std::fs::remove_dir_all(&left).or_else(|_| std::fs::remove_file(&left));
     }
+    std::fs::create_dir_all(&doors.policy)?;
     if kind != Kind::GateAllow {
         crate::policy::write(&doors.policy, crate::policy::In::Force)?;
     } else {

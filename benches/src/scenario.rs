@@ -3,6 +3,7 @@
 pub mod abuse;
 pub mod exchange;
 pub mod memory;
+pub mod reload;
 pub mod slow;
 pub mod streams;
 

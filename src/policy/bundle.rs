@@ -34,7 +34,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { bytes: Size::mib(64), files: 4096, ratio: 200, depth: 32 }
+        Self { bytes: Size::mib(256), files: 4096, ratio: 200, depth: 32 }
     }
 }
 

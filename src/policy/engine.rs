@@ -27,7 +27,8 @@ use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
 use super::preflight::Checked;
-use super::{Config, EngineChoice, Entry, Finding, Report, guards, preflight, samples};
+use super::{Config, EngineChoice, Entry, Finding, Report, builtins, guards, preflight, samples};
+use crate::units::Size;
 
 /// Of so many requests the VM judges, one is judged by the interpreter as well.
 const TWICE: u32 = 1024;
@@ -50,10 +51,22 @@ pub struct Policy {
 #[derive(Debug)]
 struct Plan {
     sources: Vec<Source>,
-    data: String,
+    data: Data,
     rules: Vec<Judged>,
     time: Duration,
 }
+
+/// What stands under `data`.
+#[derive(Debug)]
+enum Data {
+    /// As text, of which each engine makes values of its own.
+    Each(String),
+    /// One for all of them: copies would cost more memory than their reference counts cost time.
+    Shared(Value),
+}
+
+/// Data of more JSON text than this is shared between workers.
+const SHARED_FROM: Size = Size::mib(16);
 
 /// One entry point and who judges it.
 #[derive(Debug)]
@@ -122,7 +135,7 @@ impl Policy {
         };
         let mut plan = Plan {
             sources: bundles.into_iter().flat_map(|bundle| bundle.modules).filter(|source| !source.test).collect(),
-            data: serde_json::Value::Object(std::mem::take(&mut checked.data)).to_string(),
+            data: Data::of(std::mem::take(&mut checked.data), &mut checked.warnings)?,
             rules: checked.rules.iter().map(judged).collect(),
             time: config.limits.time.0,
         };
@@ -213,7 +226,26 @@ pub(super) fn bare() -> regorus::Engine {
         max_file_bytes: NonZeroUsize::MAX,
         max_lines: NonZeroUsize::MAX,
     });
+    builtins::extend(&mut engine);
     engine
+}
+
+impl Data {
+    fn of(data: serde_json::Map<String, serde_json::Value>, warnings: &mut Vec<Finding>) -> Result<Self, Report> {
+        let text = serde_json::Value::Object(data).to_string();
+        if text.len() <= SHARED_FROM.bytes() {
+            return Ok(Self::Each(text));
+        }
+        let place = "policy.bundles";
+        let unfit = |error: &dyn std::fmt::Display| Report { findings: vec![preflight::placed(place, error)] };
+        let said = format!(
+            "their data is {} of JSON; above {} all workers share one copy",
+            Size::mib(text.len() as u64 >> 20),
+            SHARED_FROM
+        );
+        warnings.push(Finding::whole(place, said, "a verdict that walks much of it is slower with many workers"));
+        Value::from_json_str(&text).map(Self::Shared).map_err(|error| unfit(&error))
+    }
 }
 
 impl Plan {
@@ -227,7 +259,10 @@ impl Plan {
             added.map_err(|error| one(preflight::placed(&source.file, &error)))?;
         }
         let unfit = |error: &dyn std::fmt::Display| one(preflight::placed("policy.bundles", error));
-        let data = Value::from_json_str(&self.data).map_err(|error| unfit(&error))?;
+        let data = match &self.data {
+            Data::Each(text) => Value::from_json_str(text).map_err(|error| unfit(&error))?,
+            Data::Shared(data) => data.clone(),
+        };
         engine.add_data(data).map_err(|error| unfit(&error))?;
         for judged in &self.rules {
             engine.compile_with_entrypoint(&judged.rule.as_str().into()).map_err(|error| unfit(&error))?;
@@ -389,6 +424,7 @@ struct Interpreter {
 
 impl Interpreter {
     fn evaluate(&mut self, rule: &str, input: Value) -> Result<Value, EvaluationError> {
+        builtins::begin();
         let mut engine = self.judging.take().unwrap_or_else(|| self.pristine.clone());
         let judged = catch_unwind(AssertUnwindSafe(|| {
             engine.set_input(input);

@@ -38,10 +38,11 @@ impl Footprint {
             for (name, place) in &node.facts.calls {
                 footprint.builtins.entry(name.clone()).or_insert_with(|| place.clone());
             }
+            footprint.clock |= node.facts.clock;
             waiting.extend(node.facts.edges.iter().filter(|edge| reached.insert(**edge)));
         }
         footprint.whole = footprint.paths.contains_key(&Vec::new());
-        footprint.clock = CLOCKS.iter().any(|clock| footprint.builtins.contains_key(*clock));
+        footprint.clock |= CLOCKS.iter().any(|clock| footprint.builtins.contains_key(*clock));
         footprint
     }
 

@@ -10,8 +10,13 @@ use regorus::unstable::{ArithOp, BUILTINS, Expr, Ref};
 
 use super::Finding;
 use super::program::{Occurrence, Program};
-use super::walk;
+use super::{builtins, walk};
 
+const OFFLINE: &str = "the gate computes no such thing; put its result into data";
+const SECRETS: &str = "a policy handles no private keys; give public keys or certificates";
+const DEPRECATED: &str = "OPA deprecated it; its documentation names what to write instead";
+
+/// Whole names, and with a dot at the end whole families of them.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("http.send", "the gate makes no calls of its own; put what the policy needs into data or a feed"),
     ("opa.runtime", "it shows environment variables; read input.environment"),
@@ -19,6 +24,32 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("rand.intn", "a verdict must not depend on chance"),
     ("trace", "it changes the value of the rule it stands in; use print in tests"),
     ("graph.reachable_paths", "a long path overflows the stack; use graph.reachable"),
+    ("io.jwt.encode_sign", "the gate issues no tokens; verify them with io.jwt.decode_verify"),
+    ("io.jwt.encode_sign_raw", "the gate issues no tokens; verify them with io.jwt.decode_verify"),
+    ("crypto.parse_private_keys", SECRETS),
+    ("crypto.x509.parse_keypair", SECRETS),
+    ("crypto.x509.parse_rsa_private_key", SECRETS),
+    ("crypto.x509.parse_certificate_request", "the gate signs no certificates; use crypto.x509.parse_certificates"),
+    ("providers.aws.sign_req", "the gate signs no requests in policy; name an upstream credential in the verdict"),
+    ("graphql.", "the gate reads no GraphQL; decide by input.request.body"),
+    ("rego.metadata.", "annotations are not kept; put what the rule needs into the rule or into data"),
+    ("rego.parse_module", OFFLINE),
+    ("strings.render_template", "templates run without a bound; use sprintf or concat"),
+    ("json.match_schema", "the gate checks no JSON schemas in policy; compare the fields the rule needs"),
+    ("json.verify_schema", "the gate checks no JSON schemas in policy; compare the fields the rule needs"),
+    ("regex.globs_match", "it takes time without a bound; ask glob.match for each"),
+    ("internal.", "it is no builtin for policies"),
+    ("all", "OPA deprecated it; use every x in collection { x }"),
+    ("any", "OPA deprecated it; use true in collection"),
+    ("re_match", "OPA deprecated it; use regex.match"),
+    ("set_diff", "OPA deprecated it; use one - other"),
+    ("net.cidr_overlap", "OPA deprecated it; use net.cidr_contains"),
+    ("cast_array", DEPRECATED),
+    ("cast_boolean", DEPRECATED),
+    ("cast_null", DEPRECATED),
+    ("cast_object", DEPRECATED),
+    ("cast_set", DEPRECATED),
+    ("cast_string", DEPRECATED),
 ];
 
 /// Results no longer than this many elements are harmless.
@@ -28,21 +59,36 @@ const SHIFT: i64 = 1024;
 
 /// True when the engine itself has a function of this name.
 pub(super) fn is_builtin(name: &str) -> bool {
-    name == "print" || BUILTINS.contains_key(name) || FORBIDDEN.iter().any(|(forbidden, _)| *forbidden == name)
+    name == "print" || arity(name).is_some() || forbidden(name).is_some()
+}
+
+/// How many arguments a builtin takes.
+pub(super) fn arity(name: &str) -> Option<usize> {
+    let own = builtins::find(name).map(|builtin| builtin.arity);
+    own.or_else(|| BUILTINS.get(name).map(|(_, arity)| *arity)).map(usize::from)
+}
+
+/// Why a builtin may not be called.
+fn forbidden(name: &str) -> Option<&'static str> {
+    let meant = |listed: &str| if listed.ends_with('.') { name.starts_with(listed) } else { name == listed };
+    FORBIDDEN.iter().find(|(listed, _)| meant(listed)).map(|(_, hint)| *hint)
 }
 
 /// What is wrong with a call that is not of a rule of the bundles.
 pub(super) fn of_call(name: &str, arguments: &[Ref<Expr>], place: &Occurrence, program: &Program) -> Vec<Finding> {
-    if let Some((_, hint)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
+    if let Some(hint) = forbidden(name) {
         return vec![place.finding(format!("`{name}` may not be called"), hint)];
     }
     if name == "print" {
         return Vec::new();
     }
-    let Some((_, arity)) = BUILTINS.get(name) else {
+    let Some(arity) = arity(name) else {
         return vec![place.finding(format!("`{name}` is neither a builtin nor a function of the bundles"), &nearest(name))];
     };
-    let arity = usize::from(*arity);
+    if arguments.len() == arity.saturating_add(1) && builtins::find(name).is_some() {
+        let hint = "take its result with `:=`";
+        return vec![place.finding(format!("`{name}` takes {arity} arguments and is given one more"), hint)];
+    }
     // One argument more is where the result goes: `startswith(a, b, result)`.
     if arguments.len() != arity && arguments.len() != arity.saturating_add(1) {
         return vec![place.finding(format!("`{name}` takes {arity} arguments and is given {}", arguments.len()), "")];
@@ -54,7 +100,9 @@ pub(super) fn of_call(name: &str, arguments: &[Ref<Expr>], place: &Occurrence, p
 fn nearest(name: &str) -> String {
     BUILTINS
         .keys()
-        .map(|known| (strsim::osa_distance(name, known), *known))
+        .copied()
+        .chain(builtins::ALL.iter().map(|builtin| builtin.name))
+        .map(|known| (strsim::osa_distance(name, known), known))
         .min()
         .filter(|(distance, _)| *distance <= 3)
         .map_or_else(String::new, |(_, known)| format!("did you mean `{known}`?"))
@@ -97,6 +145,9 @@ impl Fixed<'_> {
                 Some(("multiplies one text of the input by another", literal_here))
             }
             "strings.replace_n" if !self.fixed(argument(0)) => Some(("multiplies one text of the input by another", literal_here)),
+            "json.patch" if !argument(1).is_some_and(few_edits) => {
+                Some(("with patches the input can choose can double a document again and again", "write the patches as a literal"))
+            }
             "json.marshal_with_options" if !self.fixed(argument(1)) => {
                 Some(("repeats an indent the input can choose", "write the options as a literal"))
             }
@@ -144,6 +195,18 @@ fn bounded(expression: Option<&Expr>) -> bool {
         Some(expression) => integer(expression).is_some_and(|number| number.unsigned_abs() <= RANGE.unsigned_abs()),
         None => false,
     }
+}
+
+/// A literal list of at most 64 edits, each with its kind and path written out, none of which copies.
+fn few_edits(patches: &Expr) -> bool {
+    let Expr::Array { items, .. } = patches else { return false };
+    let written = |edit: &Expr, name: &str| {
+        let Expr::Object { fields, .. } = edit else { return None };
+        let (_, _, value) = fields.iter().find(|(_, key, _)| walk::text(key).is_some_and(|key| key == name))?;
+        walk::text(value)
+    };
+    items.len() <= 64
+        && items.iter().all(|edit| written(edit, "path").is_some() && written(edit, "op").is_some_and(|kind| kind != "copy"))
 }
 
 fn positive(expression: Option<&Expr>) -> bool {

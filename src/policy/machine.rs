@@ -16,7 +16,7 @@ use regorus::utils::limits::ExecutionTimerConfig;
 
 use super::bundle::Source;
 use super::fitness::{Check, Fit};
-use super::{guards, patterns};
+use super::{builtins, guards, patterns};
 
 /// What the VM says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +51,11 @@ impl Machine {
             engine.add_policy(source.file.clone(), text).map_err(|error| said(&error))?;
         }
         let policy = engine.compile_with_entrypoint(&rule.into()).map_err(|error| said(&error))?;
-        let mut program = Compiler::compile_from_policy(&policy, &[rule]).map_err(|error| said(&error))?;
+        let compiled = Compiler::compile_from_policy_with_host_await(&policy, &[rule], &builtins::signatures());
+        let mut program = compiled.map_err(|error| said(&error))?;
         sound(&program)?;
         let own = Arc::get_mut(&mut program).ok_or_else(|| "the compiler kept its program".to_owned())?;
+        builtins::resolve(own)?;
         patterns::install(own);
         guards::install(own);
         let vm = started(&program, &data, timer).map_err(|error| error.to_string())?;

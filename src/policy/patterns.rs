@@ -1,21 +1,20 @@
 //! Globs, networks and regexes compiled once a worker, for the VM.
 //!
-//! In: a call's arguments. Out: exactly what regorus' own builtin says. What must stay true: only calls whose arguments are plain
-//! and valid are answered here; every other one goes to regorus, so that what is an error, undefined or a limit is decided in one
-//! place. regorus keeps its globs behind a lock of the whole process and clones the matcher for each call, which throws its
-//! scratch space away: 1.6 µs a glob, and two workers wait for each other.
+//! In: a call's arguments. Out: exactly what regorus' own builtin says, or, of networks, what [`super::builtins`] says. What must stay
+//! true: of globs and regexes only calls whose arguments are plain and valid are answered here; every other one goes to regorus, so
+//! that what is an error, undefined or a limit is decided in one place. regorus keeps its globs behind a lock of the whole process
+//! and clones the matcher for each call, which throws its scratch space away: 1.6 µs a glob, and two workers wait for each other.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use globset::{GlobBuilder, GlobMatcher};
-use ipnet::IpNet;
 use regex::{Regex, RegexBuilder};
 use regorus::Value;
 use regorus::rvm::Program;
 use regorus::unstable::BUILTINS;
 
+use super::builtins::network::{Address, Network};
 use super::guards;
 
 /// Patterns of one kind a worker keeps. A policy may make patterns from the request, so what is full is emptied.
@@ -28,8 +27,8 @@ pub(super) const REPLACED: &[&str] = &["glob.match", "net.cidr_contains", "regex
 
 thread_local! {
     static GLOBS: RefCell<HashMap<String, Vec<Glob>>> = RefCell::default();
-    static NETWORKS: RefCell<HashMap<String, IpNet>> = RefCell::default();
-    static ADDRESS: RefCell<(String, Option<IpAddr>)> = RefCell::default();
+    static NETWORKS: RefCell<HashMap<String, Network>> = RefCell::default();
+    static ADDRESS: RefCell<(String, Option<Address>)> = RefCell::default();
     static REGEXES: RefCell<HashMap<String, Regex>> = RefCell::default();
 }
 
@@ -59,15 +58,7 @@ pub(super) fn install(program: &mut Program) {
                 );
             }
             "net.cidr_contains" => {
-                *slot = (
-                    |span, terms, arguments, strict| match contains(arguments) {
-                        Some(said) => Ok(Value::Bool(said)),
-                        None => BUILTINS
-                            .get("net.cidr_contains")
-                            .map_or(Ok(Value::Undefined), |own| own.0(span, terms, arguments, strict)),
-                    },
-                    2,
-                );
+                *slot = (|_, _, arguments, _| Ok(contains(arguments).map_or(Value::Undefined, Value::Bool)), 2);
             }
             "regex.match" => {
                 *slot = (
@@ -109,21 +100,21 @@ fn contains(arguments: &[Value]) -> Option<bool> {
         let network = match kept.get(network.as_ref()) {
             Some(network) => *network,
             None => {
-                let parsed: IpNet = network.parse().ok()?;
-                keep(kept, network, parsed);
-                parsed
+                let read = Network::read(network)?;
+                keep(kept, network, read);
+                read
             }
         };
         if asked.contains('/') {
-            return Some(network.contains(&asked.parse::<IpNet>().ok()?));
+            return Some(network.covers(Network::read(asked)?));
         }
         // Policies ask about one address and many networks.
         ADDRESS.with_borrow_mut(|(text, address)| {
             if address.is_none() || text.as_str() != asked.as_ref() {
-                *address = Some(asked.parse().ok()?);
+                *address = Some(Address::read(asked)?);
                 asked.as_ref().clone_into(text);
             }
-            address.map(|address| network.contains(&address))
+            address.map(|address| network.has(address))
         })
     })
 }

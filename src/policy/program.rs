@@ -10,7 +10,7 @@ use std::rc::Rc;
 use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead, Span};
 
 use super::walk::{self, Use};
-use super::{Finding, hazard};
+use super::{Finding, builtins, hazard};
 
 /// Where something stands in a bundle, and in which rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +51,8 @@ pub(super) struct Facts {
     pub(super) reads: BTreeMap<Vec<String>, Occurrence>,
     pub(super) calls: BTreeMap<String, Occurrence>,
     pub(super) edges: BTreeSet<usize>,
+    /// A call of it looks at the clock, going by its arguments.
+    pub(super) clock: bool,
     /// How much of a stack its own expressions take, in frames of the interpreter.
     pub(super) frames: usize,
     pub(super) findings: Vec<Finding>,
@@ -276,6 +278,7 @@ impl Program {
         let name = full_path(function).join(".");
         if found.is_empty() {
             facts.findings.extend(hazard::of_call(&name, parameters, place, self));
+            facts.clock |= builtins::reads_clock(&name, parameters);
             facts.calls.entry(name).or_insert_with(|| place.clone());
             return;
         }
@@ -336,6 +339,7 @@ impl Facts {
             self.calls.entry(name).or_insert(place);
         }
         self.edges.extend(other.edges);
+        self.clock |= other.clock;
         self.frames = self.frames.max(other.frames);
         self.findings.extend(other.findings);
     }

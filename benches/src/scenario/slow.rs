@@ -63,7 +63,7 @@ pub fn slow(run: &Run) -> Result<()> {
 }
 
 /// Medians of p50 and p99 of the rounds, in µs.
-fn honest(run: &Run, proxy: &Proxy) -> Result<(f64, f64)> {
+pub(super) fn honest(run: &Run, proxy: &Proxy) -> Result<(f64, f64)> {
     let length = run.scale.length.max(Duration::from_millis(1000)) * 2;
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     for _ in 0..run.scale.rounds.min(3) {

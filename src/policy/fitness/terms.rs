@@ -9,6 +9,7 @@ use regorus::Value;
 use regorus::unstable::{ArithOp, Expr, Query, Ref, Span};
 
 use super::super::walk::{self, Step};
+use super::super::{builtins, hazard};
 use super::{DATA, INPUT, Reader, Unfit, iterates};
 
 /// What may stand in a term.
@@ -110,7 +111,11 @@ impl<'a> Reader<'a, '_> {
                 if ODD.contains(&name.as_str()) {
                     return self.refuse(span, "a builtin the two engines run in different ways");
                 }
-                regorus::unstable::BUILTINS.get(name.as_str()).map(|(_, arity)| usize::from(*arity))
+                hazard::arity(&name)
+            }
+            // The VM's compiler looks at the name as it stands before it looks at rules and imports.
+            [_] if builtins::find(&super::super::program::full_path(function).join(".")).is_some() => {
+                return self.refuse(span, "this name may mean a function and a builtin");
             }
             [one] => self.program.nodes.get(*one).and_then(|node| node.arity),
             _ => return self.refuse(span, "this name may mean two functions"),
