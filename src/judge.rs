@@ -10,6 +10,7 @@ pub mod body;
 pub mod case;
 pub mod facts;
 pub mod reuse;
+pub mod unknown;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::IpAddr;

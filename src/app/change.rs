@@ -17,6 +17,7 @@ use super::{Addresses, Shared, reread};
 use crate::config::Config;
 use crate::control::{Activated, ExchangeRow, ListenerStatus, Unloaded};
 use crate::judge::Judge;
+use crate::judge::unknown;
 use crate::metrics::BundleFailure;
 use crate::policy::{KillScope, Policy, Report};
 use crate::proxy::settings::Settings;
@@ -43,7 +44,7 @@ impl Shared {
     /// Compiles a policy and puts it in force for every worker, together with the settings it was loaded for where those are new.
     /// Slow: never on a worker, nor where operators wait for other answers.
     pub(super) fn put_in_force(&self, config: &Config, policy: Arc<Policy>, settings: Option<Settings>) -> Result<u64, Report> {
-        for warning in policy.warnings() {
+        for warning in policy.warnings().iter().chain(&unknown::reads(&policy)) {
             tracing::warn!(%warning, "the policy has a warning");
         }
         let publish = |generation| {

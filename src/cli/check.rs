@@ -194,5 +194,15 @@ mod tests {
         std::fs::write(folder.path().join("policies/policy.rego"), "package portcullis\n\ndecision := {").unwrap();
         let failure = check(&Arguments { config, json: false }).unwrap_err();
         assert!(failure.code == 64 && failure.to_string().contains("policy.rego:3:"), "{failure}");
+
+        // No mistakes, but nothing anybody meant: both are told, with their lines.
+        let rules = "package portcullis\n\ndecision := \"allow\" if not input.requst.method == \"DELETE\"\n";
+        std::fs::write(folder.path().join("policies/policy.rego"), rules).unwrap();
+        let told = words(&check(&Arguments { config: folder.path().join("gate.yaml"), json: false }).unwrap());
+        for said in
+            ["policy.rego:3:40: `input.requst.method` is nothing", "the nearest is `input.request.method`", "never a verdict"]
+        {
+            assert!(told.contains(said), "{said}: {told}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use regorus::Value;
 use super::failure::Failure;
 use super::judging::{Court, Wanted, as_json, told, words};
 use super::{data, story, talk};
-use crate::judge::facts;
+use crate::judge::unknown;
 
 /// An input document may be as large as the largest body and more.
 const LARGEST: u64 = 256 * 1024 * 1024;
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let mut court = Court::open(&arguments.config, wanted)?;
     let input = document(&arguments.input)?;
-    let strangers = facts::strangers(&input);
+    let strangers = unknown::strangers(&input);
     let judgement = court.judge(&input);
     let explanation = if arguments.explain { Some(court.explain(&input)?) } else { None };
     if arguments.json {

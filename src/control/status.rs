@@ -2,12 +2,12 @@
 //!
 //! In: changes. Out: a copy. Times are Unix seconds. One mutex held for a copy is enough, since nothing on the data path comes here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::judge::{facts, reuse};
+use crate::judge::{facts, reuse, unknown};
 use crate::policy::{Chosen, Entry, Footprint, Kind, Policy, ResultShape};
 
 /// The one place where the gate's state is told.
@@ -175,21 +175,10 @@ impl PolicyStatus {
             activated_at: now,
             revisions: policy.revisions().clone(),
             entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place), policy.chosen(place))).collect(),
-            warnings: policy.warnings().iter().map(ToString::to_string).chain(strange_reads(policy)).collect(),
+            warnings: policy.warnings().iter().chain(&unknown::reads(policy)).map(ToString::to_string).collect(),
             last_error: None,
         }
     }
-}
-
-/// Reads of what is never there: most are a misspelt word. No mistake, since an Envoy policy may read what Envoy alone has.
-fn strange_reads(policy: &Policy) -> Vec<String> {
-    let entries = 0..policy.entries().len();
-    let reads = entries.flat_map(|entry| policy.footprint(entry).paths.iter());
-    let told = reads.filter_map(|(path, at)| {
-        let parts: Vec<&str> = path.iter().map(String::as_str).collect();
-        facts::strange(&parts).map(|strange| format!("{}:{}:{}: {strange}", at.file, at.line, at.column))
-    });
-    told.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 impl EntryStatus {

@@ -27,7 +27,7 @@ use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
 use super::preflight::Checked;
-use super::{Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, preflight, samples, suite};
+use super::{Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, guards, preflight, results, samples, suite};
 use crate::units::Size;
 
 /// Of so many requests the VM judges, one is judged by the interpreter as well.
@@ -124,7 +124,14 @@ impl Policy {
         let mut bundles = Vec::new();
         for (name, source) in &config.bundles {
             match bundle::read(name, &source.path, &Bounds::default()) {
-                Ok(bundle) => bundles.push(bundle),
+                Ok(mut bundle) => {
+                    for module in &mut bundle.modules {
+                        if let Some(text) = results::as_equations(module) {
+                            module.text = text;
+                        }
+                    }
+                    bundles.push(bundle);
+                }
                 Err(found) => findings.extend(found),
             }
         }
@@ -282,6 +289,7 @@ impl Plan {
     fn build(&self) -> Result<regorus::Engine, Report> {
         let one = |finding| Report { findings: vec![finding] };
         let mut engine = bare();
+        guards::extend(&mut engine).map_err(|error| one(Finding::whole("policy.bundles", error, "")))?;
         for source in &self.sources {
             engine.set_rego_v0(source.v0);
             let added = engine.add_policy(source.file.clone(), source.text.clone());
@@ -464,7 +472,13 @@ impl Interpreter {
         match judged {
             Ok(Ok(value)) => {
                 self.judging = Some(engine);
-                if value == Value::Undefined { Err(EvaluationError::Undefined) } else { Ok(value) }
+                match value {
+                    Value::Undefined => Err(EvaluationError::Undefined),
+                    value if guards::is_too_large(&value) => {
+                        Err(EvaluationError::Error("its answer is larger than 16 MiB".to_owned()))
+                    }
+                    value => Ok(value),
+                }
             }
             Ok(Err(error)) => Err(failure(error.downcast_ref::<LimitError>(), &error.to_string())),
             Err(payload) => {

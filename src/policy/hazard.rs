@@ -86,7 +86,7 @@ pub(super) fn of_call(name: &str, arguments: &[Ref<Expr>], place: &Occurrence, p
         return vec![place.finding(format!("`{name}` is neither a builtin nor a function of the bundles"), &nearest(name))];
     };
     if arguments.len() == arity.saturating_add(1) && builtins::find(name).is_some() {
-        let hint = "take its result with `:=`";
+        let hint = "write it as an equation: `result = call`";
         return vec![place.finding(format!("`{name}` takes {arity} arguments and is given one more"), hint)];
     }
     // One argument more is where the result goes: `startswith(a, b, result)`.
@@ -130,11 +130,6 @@ impl Fixed<'_> {
             }
             "net.cidr_expand" if !argument(0).and_then(walk::text).is_some_and(|network| small_network(&network)) => {
                 Some(("can expand to more addresses than memory holds", "give a literal network of up to 4096 addresses"))
-            }
-            "units.parse" | "units.parse_bytes"
-                if !argument(0).and_then(walk::text).is_some_and(|text| !text.contains(['e', 'E']) && text.len() <= 32) =>
-            {
-                Some(("runs without end on a large exponent", "give a literal without an exponent"))
             }
             "sprintf" if !argument(0).and_then(walk::text).is_some_and(|format| narrow(&format)) => {
                 Some(("with this format can ask for gigabytes", "write the format as a literal, with widths up to three digits"))

@@ -16,7 +16,7 @@ use regorus::utils::limits::ExecutionTimerConfig;
 
 use super::bundle::Source;
 use super::fitness::{Check, Fit};
-use super::{builtins, patterns};
+use super::{builtins, guards, patterns};
 
 /// What the VM says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,7 @@ impl Machine {
         let own = Arc::get_mut(&mut program).ok_or_else(|| "the compiler kept its program".to_owned())?;
         builtins::resolve(own)?;
         patterns::install(own);
+        guards::install(own);
         let vm = started(&program, &data, timer).map_err(|error| error.to_string())?;
         let undefined_is_certain = fit.undefined_is_certain;
         Ok(Self { vm, program, data, timer, checks: fit.checks.clone(), undefined_is_certain })
@@ -74,6 +75,7 @@ impl Machine {
         match said {
             Ok(Ok(Value::Undefined)) if self.undefined_is_certain => Said::Undefined,
             Ok(Ok(Value::Undefined)) => Said::Unsure,
+            Ok(Ok(value)) if guards::is_too_large(&value) => Said::Unsure,
             Ok(Ok(value)) => Said::Value(value),
             Ok(Err(error)) => {
                 self.renew();

@@ -15,11 +15,15 @@ use regorus::rvm::Program;
 use regorus::unstable::BUILTINS;
 
 use super::builtins::network::{Address, Network};
+use super::guards;
 
 /// Patterns of one kind a worker keeps. A policy may make patterns from the request, so what is full is emptied.
 const KEPT: usize = 1024;
 /// The largest compiled regex, as regorus has it.
 const REGEX_BYTES: usize = 100 * 1024;
+
+/// The builtins this file answers for.
+pub(super) const REPLACED: &[&str] = &["glob.match", "net.cidr_contains", "regex.match"];
 
 thread_local! {
     static GLOBS: RefCell<HashMap<String, Vec<Glob>>> = RefCell::default();
@@ -41,10 +45,13 @@ pub(super) fn install(program: &mut Program) {
         match info.name.as_str() {
             "glob.match" => {
                 *slot = (
-                    |span, terms, arguments, strict| match glob(arguments) {
-                        Some(said) => Ok(Value::Bool(said)),
-                        None => {
-                            BUILTINS.get("glob.match").map_or(Ok(Value::Undefined), |own| own.0(span, terms, arguments, strict))
+                    |span, terms, arguments, strict| {
+                        guards::search(arguments, 2);
+                        match glob(arguments) {
+                            Some(said) => Ok(Value::Bool(said)),
+                            None => {
+                                BUILTINS.get("glob.match").map_or(Ok(Value::Undefined), |own| own.0(span, terms, arguments, strict))
+                            }
                         }
                     },
                     3,
@@ -55,10 +62,13 @@ pub(super) fn install(program: &mut Program) {
             }
             "regex.match" => {
                 *slot = (
-                    |span, terms, arguments, strict| match matches(arguments) {
-                        Some(said) => Ok(Value::Bool(said)),
-                        None => {
-                            BUILTINS.get("regex.match").map_or(Ok(Value::Undefined), |own| own.0(span, terms, arguments, strict))
+                    |span, terms, arguments, strict| {
+                        guards::search(arguments, 1);
+                        match matches(arguments) {
+                            Some(said) => Ok(Value::Bool(said)),
+                            None => BUILTINS
+                                .get("regex.match")
+                                .map_or(Ok(Value::Undefined), |own| own.0(span, terms, arguments, strict)),
                         }
                     },
                     2,

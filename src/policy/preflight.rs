@@ -4,6 +4,9 @@
 //! passes can neither recurse nor call what is not there, and its deepest chain of calls fits a worker's stack. regorus looks
 //! up functions when a call is reached and would report a missing one as undefined from inside another function.
 
+mod answers;
+mod growth;
+
 use regorus::unstable::{Module, Ref};
 use serde_json::{Map, Value};
 
@@ -54,6 +57,7 @@ pub(super) fn check(bundles: &[Bundle], entries: &[Entry]) -> Result<Checked, Ve
         findings.extend(node.facts.findings.iter().cloned());
     }
     findings.extend(recursion(&program));
+    findings.extend(growth::check(&program, &program.definitions(&modules)));
     let data = merged(bundles, &mut findings);
     findings.extend(conflicts(&program, &data));
     let rules: Vec<(String, usize)> =
@@ -61,7 +65,9 @@ pub(super) fn check(bundles: &[Bundle], entries: &[Entry]) -> Result<Checked, Ve
     if !findings.is_empty() {
         return Err(findings);
     }
-    let warnings = crowds(&program, &data, &rules).into_iter().chain(prints(&program)).collect();
+    let mut warnings = crowds(&program, &data, &rules);
+    warnings.extend(prints(&program));
+    warnings.extend(mute(&program, &modules, &rules));
     Ok(Checked { program, modules, tests, data, rules, warnings })
 }
 
@@ -266,6 +272,19 @@ fn crowds(program: &Program, data: &Map<String, Value>, rules: &[(String, usize)
 fn prints(program: &Program) -> Vec<Finding> {
     let calls = program.nodes.iter().filter_map(|node| node.facts.calls.get("print"));
     calls.map(|place| place.finding("what `print` says is thrown away".to_owned(), "remove it from what judges")).collect()
+}
+
+/// Entry points that can only deny.
+fn mute(program: &Program, modules: &[Ref<Module>], rules: &[(String, usize)]) -> Vec<Finding> {
+    let definitions = program.definitions(modules);
+    let told = rules.iter().filter_map(|(rule, node)| {
+        let own = definitions.iter().filter(|definition| definition.node == *node).map(|definition| definition.rule);
+        let gives = answers::never_a_verdict(own)?;
+        let message = format!("`{rule}` gives {gives}, which is never a verdict: whatever it judges is denied");
+        let hint = "a verdict is a boolean, or an object with `allowed`";
+        program.nodes.get(*node).map(|node| node.place.finding(message, hint))
+    });
+    told.collect()
 }
 
 #[cfg(test)]

@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::policy::engine::EvaluationError;
-use crate::policy::engine::tests::{load, value};
+use crate::policy::engine::tests::{load, load_interpreted, value};
 
 use super::Footprint;
+
+mod maker;
+
+use maker::{Chance, Maker};
 
 /// Bodies of `package a`, entry `a/r`; each reads its input in a way that is easy to miss.
 pub(in crate::policy) const TRICKY: &[&str] = &[
@@ -175,4 +179,90 @@ fn footprints_are_narrow_where_the_policy_is() {
     assert!(footprint.builtins.contains_key("object.get"));
     let clock = load(&[("p.rego", "package a\n\nr := f(1)\nf(x) := time.now_ns() > x\n")], &["a/r"]).unwrap();
     assert!(clock.footprint(0).clock && clock.footprint(0).paths.is_empty());
+}
+
+/// How a generated policy fared.
+enum Tried {
+    /// It was refused at load, with these words.
+    Refused(String),
+    Same {
+        answers: usize,
+        narrow: bool,
+    },
+    Different(String),
+}
+
+/// Judges inputs whole and cut down, errors included.
+fn tried([a, b]: &[String; 2], inputs: &[Value], less: Option<usize>) -> Tried {
+    let data = r#"{"plain": {"a": "b", "b": [1, 2], "k": {"b": 1}, "c": "c"}}"#;
+    let policy = match load_interpreted(&[("a.rego", a), ("b.rego", b), ("data.json", data)], &["a/r"]) {
+        Ok(policy) => policy,
+        Err(report) => return Tried::Refused(report.to_string()),
+    };
+    let mut footprint = policy.footprint(0).clone();
+    if let Some(path) = less.and_then(|less| footprint.paths.keys().nth(less % footprint.paths.len().max(1)).cloned()) {
+        footprint.paths.remove(&path);
+    }
+    let mut engine = policy.engine().unwrap();
+    let mut answers = BTreeSet::new();
+    for input in inputs {
+        let cut = projection(input, &footprint);
+        let (full, less) = (engine.evaluate(0, value(input)), engine.evaluate(0, value(&cut)));
+        if [&full, &less].contains(&&Err(EvaluationError::Timeout)) {
+            continue;
+        }
+        if full != less {
+            return Tried::Different(format!("{a}\n{b}\n{input}\n{cut}\nwhole: {full:?}\ncut: {less:?}"));
+        }
+        answers.insert(format!("{full:?}"));
+    }
+    Tried::Same { answers: answers.len(), narrow: !footprint.whole }
+}
+
+/// A report's first finding without its place and its names.
+fn first_words(report: &str) -> String {
+    let said = report.lines().next().unwrap_or_default().splitn(4, ':').nth(3).unwrap_or_default();
+    said.split('`').step_by(2).collect::<Vec<_>>().join("…").split(" (in").next().unwrap_or_default().to_owned()
+}
+
+fn cases() -> usize {
+    std::env::var("PORTCULLIS_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+}
+
+fn made(chance: &mut Chance) -> ([String; 2], Vec<Value>) {
+    let policy = Maker::new(chance).policy();
+    let inputs = (0..12).map(|_| serde_json::from_str(&Maker::new(chance).input()).unwrap()).collect();
+    (policy, inputs)
+}
+
+#[test]
+fn policies_nobody_wrote_read_nothing_beside_their_footprint() {
+    let mut chance = Chance(0x5eed_0001);
+    let (mut telling, mut narrow, mut refusals) = (0, 0, std::collections::BTreeMap::<String, usize>::new());
+    for _ in 0..cases() {
+        let (policy, inputs) = made(&mut chance);
+        match tried(&policy, &inputs, None) {
+            Tried::Refused(report) => *refusals.entry(first_words(&report)).or_default() += 1,
+            Tried::Different(said) => panic!("{said}"),
+            Tried::Same { answers, narrow: kept } => {
+                telling += usize::from(answers > 1);
+                narrow += usize::from(answers > 1 && kept);
+            }
+        }
+    }
+    let mut refusals: Vec<_> = refusals.into_iter().map(|(said, count)| (count, said)).collect();
+    refusals.sort();
+    refusals.reverse();
+    refusals.truncate(12);
+    assert!(telling > cases() / 5 && narrow > cases() / 100, "{telling} told, {narrow} narrow of {}; {refusals:#?}", cases());
+}
+
+#[test]
+fn a_footprint_that_lacks_a_path_is_found_out() {
+    let mut chance = Chance(0x5eed_0002);
+    let found = (0..cases()).filter(|less| {
+        let (policy, inputs) = made(&mut chance);
+        matches!(tried(&policy, &inputs, Some(*less)), Tried::Different(_))
+    });
+    assert!(found.take(5).count() == 5);
 }
