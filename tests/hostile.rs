@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use portcullis::policy::{BundleSource, Config, EngineChoice, Entry, EvaluationError, Limits, Policy, Report};
+use portcullis::policy::{BundleSource, Config, EngineChoice, Entry, EvaluationError, Limits, Policy, Report, TestChoice};
 use portcullis::units::{Size, Span};
 use serde_json::json;
 
@@ -213,6 +213,7 @@ fn config(home: &std::path::Path) -> Config {
         may_kill: Vec::new(),
         reuse: Size::mib(0),
         engine: EngineChoice::Auto,
+        tests: TestChoice::default(),
         limits: Limits { time: Span::millis(20), ..Limits::default() },
     }
 }

@@ -1,6 +1,6 @@
 //! The reference policy as a bundle: `policy/policy.rego` as it stands, and data of 10,000 agents that is made here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -39,16 +39,19 @@ pub fn prepare(folder: &Path, state: In) -> Result<impl FnOnce()> {
     put(folder, &[("policy.rego", POLICY.to_owned()), ("data.json", data.to_string())])
 }
 
-/// Adds a table the policy does not read, of about so many bytes of JSON.
-pub fn weigh(folder: &Path, bytes: usize, salt: usize) -> Result<()> {
-    let row = |number: usize| {
-        format!("\"{number:08}\": {{\"owner\": \"team-{}\", \"seen\": {salt}, \"tags\": [\"a\", \"b\"]}}", number % 97)
+/// Writes tables the policy does not read, of about so many bytes of JSON each, and returns where they lie.
+pub fn weights(folder: &Path, bytes: usize, count: usize) -> Result<Vec<PathBuf>> {
+    let table = |salt: usize| {
+        let row = |number: usize| {
+            format!("\"{number:08}\": {{\"owner\": \"team-{}\", \"seen\": {salt}, \"tags\": [\"a\", \"b\"]}}", number % 97)
+        };
+        let rows: Vec<String> = (0..bytes / row(0).len()).map(row).collect();
+        let file = folder.with_file_name(format!("weight-{salt}"));
+        std::fs::write(&file, format!("{{\"rows\": {{{}}}}}", rows.join(",")))?;
+        Ok(file)
     };
-    let rows: Vec<String> = (0..bytes / row(0).len()).map(row).collect();
-    let folder = folder.join("bulk");
-    std::fs::create_dir_all(&folder)?;
-    put(&folder, &[("data.json", format!("{{\"rows\": {{{}}}}}", rows.join(",")))])?();
-    Ok(())
+    std::fs::create_dir_all(folder.join("bulk"))?;
+    (0..count).map(table).collect()
 }
 
 fn put(folder: &Path, files: &[(&str, String)]) -> Result<impl FnOnce() + use<>> {

@@ -29,13 +29,18 @@ pub fn reload(run: &Run) -> Result<()> {
     for kind in [Kind::Gate].into_iter().filter(|kind| run.wants(*kind)) {
         let proxy = Proxy::start(kind, &run.place())?;
         let doors = proxy.gate.as_ref().context("a gate has doors")?;
+        let weights = policy::weights(&doors.policy, BYTES, 8)?;
+        let fresh = doors.policy.with_file_name("fresh-weight");
         let before = honest(run, &proxy)?;
         let over = AtomicBool::new(false);
         let (during, activations) = std::thread::scope(|scope| {
             let activating = scope.spawn(|| -> Result<usize> {
                 let mut done = 0;
                 while !over.load(Ordering::Relaxed) {
-                    policy::weigh(&doors.policy, BYTES, done)?;
+                    // Files made beforehand: making them would take the load's core.
+                    let weight = weights.get(done % weights.len()).context("no weight")?;
+                    std::fs::hard_link(weight, &fresh)?;
+                    std::fs::rename(&fresh, doors.policy.join("bulk/data.json"))?;
                     let answer = rig::control(&doors.socket, "POST", "/v1/policy/activate", "{}")?;
                     ensure!(answer["generation"].is_u64(), "an activation failed: {answer}");
                     done += 1;

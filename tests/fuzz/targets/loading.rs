@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use portcullis::policy::{BundleSource, Config, EngineChoice, Entry, Limits, Policy, Report};
+use portcullis::policy::{BundleSource, Config, EngineChoice, Entry, Limits, Policy, Report, TestChoice};
 use portcullis::units::{Size, Span};
 
 thread_local! {
@@ -40,6 +40,7 @@ pub fn load(files: &[(&str, &str)], entries: &[Entry], engine: EngineChoice) -> 
         may_kill: Vec::new(),
         reuse: Size::mib(0),
         engine,
+        tests: TestChoice::default(),
         limits: Limits { time: Span::millis(100), ..Limits::default() },
     };
     Policy::load(&config, entries)
