@@ -199,9 +199,7 @@ mod tests {
         let rules = "package portcullis\n\ndecision := \"allow\" if not input.requst.method == \"DELETE\"\n";
         std::fs::write(folder.path().join("policies/policy.rego"), rules).unwrap();
         let told = words(&check(&Arguments { config: folder.path().join("gate.yaml"), json: false }).unwrap());
-        for said in
-            ["policy.rego:3:40: `input.requst.method` is nothing", "the nearest is `input.request.method`", "never a verdict"]
-        {
+        for said in ["policy.rego:3:40: nothing ever stands at input.requst", "the nearest is `request`", "never a verdict"] {
             assert!(told.contains(said), "{said}: {told}");
         }
     }
