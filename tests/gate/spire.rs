@@ -291,6 +291,11 @@ impl Gate {
         Ok((Self::over(protocol, stream).await, shown))
     }
 
+    async fn would_serve(&self, issued: &Issued) -> bool {
+        let Ok((mut client, _)) = self.as_client(issued, Speaks::Http1).await else { return false };
+        within("an answer", client.send(request("GET", "/", empty()))).await.is_ok_and(|answer| answer.status() == 200)
+    }
+
     async fn serves(&self, issued: &Issued) {
         let (mut client, _) = self.as_client(issued, Speaks::Http1).await.unwrap();
         assert_eq!(client.get("/").await.status, 200);
@@ -394,7 +399,8 @@ async fn svid_and_roots_rotate_and_only_who_was_vouched_for_by_a_root_that_is_go
     spire.server(&["localauthority", "x509", "activate", "-authorityID", &next]);
     spire.server(&["localauthority", "x509", "taint", "-authorityID", &former]);
     let new = spire.fetched(|issued| issued.certificate_pem != old.certificate_pem).await;
-    gate.serves(&new).await;
+    // The agent tells the client of the new root, denies the gate for a moment, and tells it as well.
+    eventually("the gate to know the new root", async || gate.would_serve(&new).await).await;
     let (mut three, _) = gate.as_client(&new, Speaks::Http2).await.unwrap();
     let mut three = three.open("/ticks").await.into_body();
     ticks_on(&mut one).await;

@@ -45,3 +45,8 @@ pub fn load(files: &[(&str, &str)], entries: &[Entry], engine: EngineChoice) -> 
     };
     Policy::load(&config, entries)
 }
+
+/// A panic inside the engine is the engine's to catch; libFuzzer's hook would end the process at it. One that comes through still does.
+pub fn let_panics_unwind() {
+    std::panic::set_hook(Box::new(|_| {}));
+}

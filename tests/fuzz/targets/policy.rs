@@ -35,7 +35,7 @@ fn cut(input: &serde_json::Value, policy: &portcullis::policy::Policy) -> serde_
     kept
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: loading::let_panics_unwind(), |bytes: &[u8]| {
     let mut bytes = Bytes(bytes);
     let [a, b] = Maker::new(&mut bytes).policy();
     let data = r#"{"plain": {"a": "b", "b": [1, 2], "k": {"b": 1}, "c": "c"}}"#;

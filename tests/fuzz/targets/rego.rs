@@ -20,7 +20,7 @@ fn entries(text: &str) -> Vec<Entry> {
     names.into_iter().take(4).map(|name| Entry::new(&format!("{package}/{name}"), None)).collect()
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: loading::let_panics_unwind(), |bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     // One rule at a time: an entry that is not there would hide the others.
     for entry in entries(text) {
