@@ -42,6 +42,10 @@ impl Open {
         let metrics = &self.worker.services.metrics;
         metrics.verdict_reuse.of(judgement.reuse).inc();
         metrics.ignored_verdict_keys.inc_by(judgement.verdict.ignored_keys as u64);
+        // Each request that is denied for it counts, also where an equal one was before.
+        if let Some(reason) = judgement.verdict.reason.filter(|reason| *reason != Reason::Policy) {
+            metrics.decision_errors.of(reason).inc();
+        }
         // What a policy takes would be hidden under what it takes to remember.
         if judgement.reuse == Reuse::Reused {
             return;
@@ -57,9 +61,6 @@ impl Open {
                 generation = judgement.generation,
                 "the two policy engines disagreed; the request is denied, and from now on the interpreter judges this entry point"
             );
-        }
-        if let Some(reason) = judgement.verdict.reason.filter(|reason| *reason != Reason::Policy) {
-            metrics.decision_errors.of(reason).inc();
         }
     }
 

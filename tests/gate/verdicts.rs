@@ -752,3 +752,18 @@ async fn a_session_tells_what_its_workload_did_before() {
         assert_eq!((&session["requests"], &session["denied"]), (&0.into(), &0.into()), "another workload, another session");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_given_again_is_counted_as_such_and_its_fault_as_often_as_it_denies() {
+    let backend = Backend::start();
+    let policy = "package portcullis\n\nimport rego.v1\n\ndecision := true if input.request.method == \"POST\"\n";
+    let gate = Setup::policy(policy).start(backend.address);
+    let mut client = gate.any(Speaks::Http1, "agents/research").await;
+    for path in ["/one", "/two", "/three"] {
+        let answer = client.get(path).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str().unwrap()), (403, "undefined"));
+    }
+    let reuse = |outcome: &str| gate.metric("portcullis_verdict_reuse_total", &format!("outcome=\"{outcome}\""));
+    assert_eq!((reuse("judged"), reuse("reused"), reuse("unfit")), (1.0, 2.0, 0.0));
+    assert_eq!(gate.metric("portcullis_decision_errors_total", "kind=\"undefined\""), 3.0);
+}
