@@ -6,6 +6,7 @@
 mod anomaly;
 mod check;
 mod client;
+mod coverage;
 mod dev;
 mod eval;
 mod exchanges;

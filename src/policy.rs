@@ -4,12 +4,14 @@
 //! [`engine::Engine`] a worker, or a [`Report`] with every mistake found. What must stay true: nothing that was not read,
 //! checked and compiled as a whole ever judges, and no policy that passed can take the process down with it.
 
+pub mod annotations;
 mod builtins;
 pub mod bundle;
 pub mod engine;
 pub mod explain;
 mod fitness;
 pub mod footprint;
+pub mod frameworks;
 mod guards;
 mod hazard;
 mod machine;

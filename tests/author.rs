@@ -138,11 +138,15 @@ fn eval_explains_where_each_rule_stopped_and_with_which_values() {
 /// Test → what came of it, and of each case.
 type Outcomes = BTreeMap<String, (String, BTreeMap<String, bool>)>;
 
-fn by_opa(bundle: &str) -> Outcomes {
+fn opa(words: &[&str]) -> Output {
     let part = Command::new(root().join("tests/parts")).arg("opa").output().unwrap();
     assert!(part.status.success(), "{}", said(&part));
     let program = Path::new(std::str::from_utf8(&part.stdout).unwrap().trim()).join("opa");
-    let output = Command::new(program).args(["test", "--bundle", bundle, "--format", "json"]).current_dir(root()).output().unwrap();
+    Command::new(program).args(words).current_dir(root()).output().unwrap()
+}
+
+fn by_opa(bundle: &str) -> Outcomes {
+    let output = opa(&["test", "--bundle", bundle, "--format", "json"]);
     let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{bundle}: {}", said(&output)));
     let each = told.as_array().unwrap().iter().map(|test| {
         let is = |key: &str| test.get(key).is_some_and(|value| *value != json!(false));
@@ -351,4 +355,122 @@ fn a_recorded_decision_is_explained_by_the_policy_as_it_is_now() {
     let output = explain("00000000-0000-4000-8000-000000000000", &[]);
     assert_eq!(output.status.code(), Some(1));
     has(&said(&output), &["no decision 00000000", "hint: "]);
+}
+
+const LIBRARY: &[(&str, &str)] = &[
+    ("admin-api", "portcullis/decision"),
+    ("read-only-agents", "read_only_agents/decision"),
+    ("tool-segmentation", "tool_segmentation/decision"),
+    ("path-roles", "path_roles/decision"),
+    ("environment-isolation", "environment_isolation/decision"),
+    ("envoy-migration", "envoy/authz/allow"),
+];
+
+#[test]
+fn each_policy_of_the_library_is_tested_whole_judged_by_the_vm_and_reads_nothing_unknown() {
+    let mut folders: Vec<String> = std::fs::read_dir(root().join("policies"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    folders.sort();
+    let mut listed: Vec<&str> = LIBRARY.iter().map(|(name, _)| *name).collect();
+    listed.sort_unstable();
+    assert_eq!(folders, listed);
+    let folder = tempfile::tempdir().unwrap();
+    let minimal = std::fs::read_to_string(root().join("examples/minimal/gate.yaml")).unwrap();
+    for (name, decision) in LIBRARY {
+        let bundle = root().join("policies").join(name);
+        prints(0, &["test", bundle.to_str().unwrap(), "--coverage-min", "100"], "");
+        let config = folder.path().join("gate.yaml");
+        let (before, _) = minimal.split_once("policy:").unwrap();
+        let policy = format!("policy:\n  bundles: {{{name}: {{path: {}}}}}\n  decision: {decision}\n", bundle.display());
+        std::fs::write(&config, format!("{before}{policy}")).unwrap();
+        let told = prints(0, &["check", "-c", config.to_str().unwrap()], "");
+        has(&told, &["engine    vm\n", "0 warnings"]);
+    }
+}
+
+#[test]
+fn controls_are_claimed_only_as_far_as_passing_tests_show_them() {
+    let claimed = json_of(0, &["policy", "coverage", "policies/path-roles", "policies/environment-isolation", "--json"], "");
+    let nhi = &claimed["frameworks"][0];
+    assert_eq!(nhi["key"], "owasp_nhi_2025");
+    let ids: Vec<&str> = nhi["controls"].as_array().unwrap().iter().map(|control| control["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["NHI5", "NHI8", "NHI9"]);
+    assert_eq!(
+        nhi["controls"][1]["rules"][1]["tests"][0],
+        "data.environment_isolation_test.test_a_resource_that_stands_nowhere_is_in_no_environment"
+    );
+    assert!(nhi["not_claimed"].as_array().unwrap().contains(&json!("NHI2")));
+    // What a policy serves is the same whoever reads its annotations.
+    let inspected = opa(&["inspect", "-a", "-f", "json", "policies/path-roles"]);
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    let custom = inspected["annotations"].as_array().unwrap().iter().filter(|one| one["annotations"]["custom"].is_object());
+    assert_eq!(custom.count(), 2, "{inspected}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let policy = std::fs::read_to_string(root().join("policies/path-roles/policy.rego")).unwrap();
+    let tests = std::fs::read_to_string(root().join("policies/path-roles/policy_test.rego")).unwrap();
+    let data = std::fs::read_to_string(root().join("policies/path-roles/data.json")).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let lay = |tests: &str| {
+        std::fs::write(folder.path().join("policy.rego"), &policy).unwrap();
+        std::fs::write(folder.path().join("data.json"), &data).unwrap();
+        std::fs::write(folder.path().join("policy_test.rego"), tests).unwrap();
+    };
+    // Without the one test that reaches it, a rule is claimed by nobody.
+    lay(&tests.replace("test_what_no_role_grants", "once_tested"));
+    let told = prints(1, &["policy", "coverage", path], "");
+    has(&told, &["no test shows ", "Only what a role grants"]);
+    assert!(!told.contains("NHI9  NHI Reuse"), "{told}");
+    // A test that fails shows nothing.
+    lay(&tests.replace("[\"not_granted\"]", "[\"granted\"]"));
+    let told = prints(1, &["policy", "coverage", path], "");
+    has(&told, &["does not pass: data.path_roles_test.test_what_no_role_grants; nothing is claimed"]);
+    assert!(!told.contains("NHI5  "), "{told}");
+    lay(&tests);
+    std::fs::write(folder.path().join("policy.rego"), policy.replace("NHI9", "NHI99")).unwrap();
+    has(&said(&portcullis(&["policy", "coverage", path], "")), &["exit status: 64", "`NHI99` is no control", "did you mean NHI9?"]);
+}
+
+#[test]
+fn policies_of_the_library_are_combined_and_one_that_is_missing_allows_nothing() {
+    let config = "examples/combined/gate.yaml";
+    has(&prints(0, &["check", "-c", config], ""), &["3 bundles, 0 warnings"]);
+    let asks = |path: &[&str], environment: &str| {
+        json!({
+            "peer": {"trust_domain": "example.org", "segments": path},
+            "request": {"method": "GET", "segments": ["v1", "users"]},
+            "resource": {"environment": environment},
+        })
+        .to_string()
+    };
+    let eval = |code, config: &str, input: &str| json_of(code, &["eval", "-c", config, "-i", "-", "--json"], input);
+    assert_eq!(eval(1, config, &asks(&["prod", "agents"], "production"))["reasons"], json!(["no_role"]));
+    assert_eq!(eval(1, config, &asks(&["ops", "console"], "production"))["reasons"], json!(["identity_of_no_environment"]));
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(root().join(config)).unwrap();
+    let data = folder.path().join("roles");
+    std::fs::create_dir(&data).unwrap();
+    for file in [".manifest", "policy.rego"] {
+        std::fs::copy(root().join("policies/path-roles").join(file), data.join(file)).unwrap();
+    }
+    let roles = json!({"path_roles": {
+        "roles_of": [{"trust_domain": "example.org", "path": ["prod", "agents"], "roles": ["reader"]}],
+        "grants": {"reader": [{"methods": ["GET"], "path": ["v1", "**"]}]},
+    }});
+    std::fs::write(data.join("data.json"), roles.to_string()).unwrap();
+    let text = text
+        .replace("../../policies/path-roles", "roles")
+        .replace("../../policies/environment-isolation", root().join("policies/environment-isolation").to_str().unwrap())
+        .replace("{path: policy}", &format!("{{path: {}}}", root().join("examples/combined/policy").display()));
+    let own = folder.path().join("gate.yaml");
+    let own = own.to_str().unwrap();
+    std::fs::write(own, &text).unwrap();
+    assert_eq!(eval(0, own, &asks(&["prod", "agents"], "production"))["allowed"], true);
+    assert_eq!(eval(1, own, &asks(&["prod", "agents"], "staging"))["reasons"], json!(["other_environment"]));
+    // Without the bundle that isolates environments.
+    let without: Vec<&str> = text.lines().filter(|line| !line.contains("environment-isolation:")).collect();
+    std::fs::write(own, without.join("\n")).unwrap();
+    assert_eq!(eval(1, own, &asks(&["prod", "agents"], "production"))["allowed"], false);
 }

@@ -61,6 +61,8 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis test policies/admin-api --run destroy -v", Succeeds),
     ("portcullis eval -c examples/admin-api/gate.yaml -i request.json --explain", Denies),
     ("portcullis explain 3f2a3f2a-0000-4000-8000-000000000000 -c gate.yaml", Elsewhere),
+    ("portcullis check -c examples/combined/gate.yaml", Succeeds),
+    ("portcullis policy coverage policies/path-roles", Succeeds),
     ("portcullis status", Succeeds),
     ("portcullis sessions", Succeeds),
     ("portcullis sessions --spiffe-id spiffe://example.org/agents/research", Succeeds),

@@ -16,8 +16,20 @@ decision := {"allowed": false, "reasons": sort([reason | some reason in reasons]
 # METADATA
 # title: Why not
 # description: Each rule names one reason to deny. A request passes when there is none.
+# custom:
+#   controls:
+#     owasp_nhi_2025: [NHI5]
+#     owasp_agentic_2026: [ASI03]
+#     nist_csf_2_0: [PR.AA-05]
 reasons contains "not_granted" if not granted
 
+# METADATA
+# title: Who may destroy
+# custom:
+#   controls:
+#     owasp_agentic_2026: [ASI02]
+#     nist_csf_2_0: [PR.AA-05]
+#     mitre_atlas: [AML.T0101]
 reasons contains "destroy_is_for_operators" if {
 	input.resource.effect == "destroy"
 	not operator

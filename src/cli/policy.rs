@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::check::entry_text;
 use super::client::Remote;
+use super::coverage;
 use super::failure::Failure;
 use super::table::{clean, count, moment};
 use crate::control::answers::{ActivateRequest, Activated, PolicyStatus};
@@ -27,6 +28,8 @@ enum Act {
     Activate(Change),
     /// Puts the generation before this one in force again.
     Rollback(Change),
+    /// Maps the controls that rules claim in their annotations, as far as tests show them; asks no gate.
+    Coverage(coverage::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => show(&arguments.remote),
         Some(Act::Show { remote }) => show(&remote.or(&arguments.remote)),
         Some(Act::Activate(change)) => order("/v1/policy/activate", change, &arguments.remote),
+        Some(Act::Coverage(arguments)) => coverage::run(arguments),
         Some(Act::Rollback(change)) => order("/v1/policy/rollback", change, &arguments.remote),
     }
 }

@@ -18,7 +18,7 @@ use super::{data, story};
 use crate::intake::Watch;
 use crate::policy::bundle::{Fingerprint, fingerprint};
 use crate::policy::explain::{Explanation, Outcome as Step};
-use crate::policy::suite::{Outcome, Ran, Suite, Test, Uncovered};
+use crate::policy::suite::{Definition, Outcome, Ran, Suite, Test};
 
 /// How often `--watch` looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -84,7 +84,7 @@ struct Results {
     ran: Vec<(Test, Ran)>,
     covered: usize,
     counted: usize,
-    uncovered: Vec<Uncovered>,
+    uncovered: Vec<Definition>,
 }
 
 fn once(arguments: &Arguments) -> Result<(), Failure> {

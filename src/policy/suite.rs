@@ -11,14 +11,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use regorus::Value;
-use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead};
+use regorus::unstable::{Module, Ref};
 
 use super::bundle::{self, Bounds, Bundle, Source};
 use super::engine::EvaluationError;
 use super::explain::{Event, Explanation, Kind, RuleStory, Tracer};
-use super::program::{Names, Occurrence, Program, canonical, full_path, package};
-use super::walk::{self, Use};
+use super::program::{Occurrence, Program};
 use super::{Finding, Report, preflight};
+use text::{fully_named, renamed, replaces_functions};
+
+mod text;
 
 const STACK: usize = 64 * 1024 * 1024;
 /// How long the tests that must pass may take, all together.
@@ -56,6 +58,8 @@ pub struct Ran {
     pub took: Duration,
     /// Each case by its keys, and whether it held.
     pub cases: Vec<(Vec<String>, bool)>,
+    /// The definitions of the bundle it made defined.
+    pub reached: BTreeSet<Definition>,
     /// What it printed.
     pub prints: Vec<String>,
     /// Of one that failed: where, and what it asked.
@@ -70,9 +74,9 @@ pub enum Outcome {
     Skipped,
 }
 
-/// A definition no test made defined.
+/// One definition of a rule: where it begins, and the rule's path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uncovered {
+pub struct Definition {
     pub file: String,
     pub line: u32,
     pub rule: String,
@@ -122,8 +126,14 @@ impl Suite {
 
     /// Runs one test.
     pub fn run(&mut self, test: &Test) -> Ran {
-        let nothing =
-            Ran { outcome: Outcome::Skipped, took: Duration::ZERO, cases: Vec::new(), prints: Vec::new(), explanation: None };
+        let nothing = Ran {
+            outcome: Outcome::Skipped,
+            took: Duration::ZERO,
+            cases: Vec::new(),
+            reached: BTreeSet::new(),
+            prints: Vec::new(),
+            explanation: None,
+        };
         if test.skipped {
             return nothing;
         }
@@ -172,19 +182,33 @@ impl Suite {
         let points = self.tracer.points();
         let same = |place: &Occurrence, kind: Kind| points.iter().position(|point| point.place == *place && point.kind == kind);
         let covered = covered.iter().filter_map(|(place, kind)| same(place, *kind)).filter(|id| self.counted.contains(id));
-        self.covered.extend(covered.collect::<Vec<_>>());
-        Ran { outcome, took, cases, prints, explanation }
+        let covered: BTreeSet<usize> = covered.collect();
+        let reached = self.definitions(&covered);
+        self.covered.extend(covered);
+        Ran { outcome, took, cases, reached, prints, explanation }
     }
 
     /// How many definitions some test made defined, how many there are, and those none did.
-    pub fn coverage(&self) -> (usize, usize, Vec<Uncovered>) {
-        let points = self.tracer.points();
-        let missing = self.counted.difference(&self.covered).filter_map(|id| points.get(*id));
-        let mut missing: Vec<Uncovered> = missing
-            .map(|point| Uncovered { file: point.place.file.clone(), line: point.place.line, rule: point.place.rule.clone() })
-            .collect();
-        missing.sort();
-        (self.covered.len(), self.counted.len(), missing)
+    pub fn coverage(&self) -> (usize, usize, Vec<Definition>) {
+        let missing = self.counted.difference(&self.covered).copied().collect();
+        (self.covered.len(), self.counted.len(), self.definitions(&missing).into_iter().collect())
+    }
+
+    /// The text of its files.
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// Every definition that counts.
+    pub fn counted(&self) -> BTreeSet<Definition> {
+        self.definitions(&self.counted)
+    }
+
+    fn definitions(&self, points: &BTreeSet<usize>) -> BTreeSet<Definition> {
+        let points = points.iter().filter_map(|id| self.tracer.points().get(*id));
+        points
+            .map(|point| Definition { file: point.place.file.clone(), line: point.place.line, rule: point.place.rule.clone() })
+            .collect()
     }
 }
 
@@ -329,124 +353,4 @@ fn merged(paths: &[impl AsRef<Path>]) -> Result<Bundle, Report> {
         }
     }
     if findings.is_empty() { Ok(first) } else { Err(Report::sorted(findings)) }
-}
-
-/// Gives each test a rule of its own, and lists them in reading order.
-fn renamed(sources: &[Source]) -> Result<(Vec<Source>, Vec<Test>), Report> {
-    let mut known: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut texts, mut tests) = (Vec::new(), Vec::new());
-    for source in sources {
-        let module = preflight::parse(source).map_err(|finding| Report { findings: vec![finding] })?;
-        let mut inserts = Vec::new();
-        for rule in &module.policy {
-            let Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. }, .. } = rule.as_ref() else {
-                continue;
-            };
-            let own = full_path(refr);
-            let Some(at) = own.iter().position(|part| part.starts_with("test_") || part.starts_with("todo_test_")) else {
-                continue;
-            };
-            let mut path = package(&module);
-            path.extend(own.iter().take(at + 1).cloned());
-            let name = canonical(&path);
-            let number = known.entry(name.clone()).and_modify(|count| *count += 1).or_insert(0);
-            let skipped = own.get(at).is_some_and(|part| part.starts_with("todo_"));
-            // Of a test in a longer name the last part cannot be told from the text alone; there are none in the wild.
-            if *number > 0 && at == 0 && !skipped {
-                let suffix = format!("__{number}");
-                if let Some(last) = path.last_mut() {
-                    last.push_str(&suffix);
-                }
-                inserts.push((root_end(refr), suffix));
-            }
-            let shown = if *number > 0 { format!("{name}#{number:02}") } else { name };
-            let span = refr.span();
-            tests.push(Test {
-                name: shown,
-                file: source.file.clone(),
-                line: span.line,
-                skipped,
-                cases: matches!(refr.as_ref(), Expr::RefBrack { .. }) && has_keys(refr),
-                rule: canonical(&path),
-            });
-        }
-        let mut text = source.text.clone();
-        for (at, insert) in inserts.iter().rev() {
-            if text.is_char_boundary(*at) {
-                text.insert_str(*at, insert);
-            }
-        }
-        texts.push(Source { text, ..source.clone() });
-    }
-    Ok((texts, tests))
-}
-
-/// Where the first name of a head ends.
-fn root_end(head: &Expr) -> usize {
-    usize::try_from(root_of(head).span().end).unwrap_or(usize::MAX)
-}
-
-fn root_of(mut at: &Expr) -> &Expr {
-    while let Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } = at {
-        at = refr;
-    }
-    at
-}
-
-/// True when some `with` puts something in the place of a function.
-fn replaces_functions(program: &Program, modules: &[Ref<Module>]) -> bool {
-    let mut found = false;
-    for module in modules {
-        let names = Names::of(module);
-        for rule in &module.policy {
-            walk::rule(rule, false, &mut |seen| {
-                if let Use::Replaced { target, .. } = seen {
-                    found |= function(program, &names, target);
-                }
-            });
-        }
-    }
-    found
-}
-
-fn function(program: &Program, names: &Names, expression: &Expr) -> bool {
-    walk::reference(expression).is_some_and(|(root, steps)| {
-        program
-            .functions(names, root, &walk::literal_prefix(&steps))
-            .any(|index| program.nodes.get(index).is_some_and(|node| node.arity.is_some()))
-    })
-}
-
-/// The same text with functions of a module's own package called by their full path. regorus (0.14.1) looks for what `with` put in the
-/// place of `data.p.f` under the name a call has in the text, and finds nothing where `p` itself says `f(x)`.
-fn fully_named(program: &Program, modules: &[Ref<Module>], sources: Vec<Source>) -> Vec<Source> {
-    let each = modules.iter().zip(sources).map(|(module, source)| {
-        let names = Names::of(module);
-        let mut places = BTreeSet::new();
-        for rule in &module.policy {
-            walk::rule(rule, false, &mut |seen| {
-                let (Use::Call { function: named, .. } | Use::Replaced { target: named, .. }) = seen else { return };
-                let root = root_of(named).span();
-                let own = !matches!(root.text(), "data" | "input") && !names.imports.contains_key(root.text());
-                if own && function(program, &names, named) {
-                    places.extend(usize::try_from(root.start));
-                }
-            });
-        }
-        let prefix = format!("{}.", canonical(&names.package));
-        let mut text = source.text.clone();
-        for at in places.iter().rev().filter(|at| source.text.is_char_boundary(**at)) {
-            text.insert_str(*at, &prefix);
-        }
-        Source { text, ..source }
-    });
-    each.collect()
-}
-
-fn has_keys(refr: &Expr) -> bool {
-    match refr {
-        Expr::RefDot { refr, .. } => has_keys(refr),
-        Expr::RefBrack { refr, index, .. } => walk::text(index).is_none() || has_keys(refr),
-        _ => false,
-    }
 }
