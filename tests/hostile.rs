@@ -95,6 +95,7 @@ fn hostile() -> Vec<(&'static str, String, Ends)> {
         ("a regex replaced by itself", "r := regex.replace(\"aaaa\", \"a\", input.s)", Answers),
         ("globs of the request", "r := glob.match(input.stars, [], input.s)", Denied),
         ("giant numbers", "r := x if { a := to_number(input.digits); x := a * a * a * a }", Denied),
+        ("an exponent of nothing", "r if input.n == 0e40000000", Refused("exponent")),
         ("an exponent", "r := to_number(\"1e999999999\")", Denied),
         ("a unit with an exponent", "r := units.parse(\"1e999999999\")", Denied),
         ("digits in another base", "r := format_int(to_number(\"1e300\"), 2)", Answers),

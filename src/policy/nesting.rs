@@ -1,14 +1,17 @@
-//! Nesting and chains of a Rego file, measured before the parser sees it.
+//! Nesting, chains and exponents of a Rego file, measured before the parser sees it.
 //!
 //! In: a text. Out: nothing, or the place that goes too deep. What must stay true: no text that passes can overflow a stack or
 //! take the parser exponential time. regorus bounds its own recursion only inside parentheses and comprehensions: `[[[[…`
 //! doubles its time with each bracket, `----1`, `f(f(f(…` and `1+1+1+…` overflow the stack in the parser, in the evaluation or
-//! when the tree is dropped, and each of these aborts the process. A limit after parsing would come too late.
+//! when the tree is dropped, and each of these aborts the process. The exponent of `0e40000000` is multiplied out by the parser, which
+//! takes minutes. A limit after parsing would come too late.
 
 /// Brackets of any kind that may be open at once, the braces of a rule's body included.
 const DEPTH: usize = 14;
 /// Operators, dots and brackets that may follow each other in one expression.
 const CHAIN: usize = 200;
+/// Digits an exponent may have; a double ends at 308.
+const EXPONENT: usize = 3;
 
 /// Where a text goes too deep, one-based, and in what way.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +19,7 @@ pub(super) struct TooDeep {
     pub(super) line: u32,
     pub(super) column: u32,
     pub(super) message: String,
+    pub(super) hint: &'static str,
 }
 
 /// Reads a text's brackets and operators, and nothing else of it.
@@ -23,7 +27,7 @@ pub(super) struct TooDeep {
 /// # Errors
 /// The first place where a bound is passed.
 pub(super) fn check(text: &str) -> Result<(), TooDeep> {
-    Scanner { line: 1, column: 0, open: vec![0], after_operator: false, new_line: false }.scan(text)
+    Scanner { line: 1, column: 0, open: vec![0], after_operator: false, new_line: false, exponent: false }.scan(text)
 }
 
 struct Scanner {
@@ -34,6 +38,8 @@ struct Scanner {
     after_operator: bool,
     /// A line ended where an expression could end; what comes next tells whether it did.
     new_line: bool,
+    /// A number ended in `e`, perhaps with a sign behind it: its exponent comes next.
+    exponent: bool,
 }
 
 impl Scanner {
@@ -73,10 +79,31 @@ impl Scanner {
                         word.push(next);
                         self.column = self.column.saturating_add(1);
                     }
+                    self.number(&word)?;
                     if word == "in" { self.operator(1)? } else { self.operand() }
                 }
-                _ => self.operator(1)?,
+                _ => {
+                    self.exponent &= matches!(character, '+' | '-');
+                    self.operator(1)?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Looks at a word that may be a number, or the rest of one.
+    fn number(&mut self, word: &str) -> Result<(), TooDeep> {
+        let begun = std::mem::take(&mut self.exponent);
+        let exponent = match word.split_once(['e', 'E']) {
+            _ if begun => Some(word),
+            Some((_, exponent)) if word.starts_with(|first: char| first.is_ascii_digit()) => Some(exponent),
+            _ => None,
+        };
+        self.exponent = exponent == Some("");
+        if exponent.is_some_and(|digits| digits.chars().take_while(char::is_ascii_digit).count() > EXPONENT) {
+            let message = format!("an exponent of more than {EXPONENT} digits");
+            let hint = "write the number out; the engine would multiply the exponent out";
+            return Err(TooDeep { hint, ..self.too_deep(message) });
         }
         Ok(())
     }
@@ -131,7 +158,8 @@ impl Scanner {
     }
 
     fn too_deep(&self, message: String) -> TooDeep {
-        TooDeep { line: self.line, column: self.column, message }
+        let hint = "split the expression into rules; a deeper one would overflow the engine's stack";
+        TooDeep { line: self.line, column: self.column, message, hint }
     }
 }
 
@@ -158,6 +186,11 @@ mod tests {
             "a[0]".repeat(3000),
             "(\"#\\\"\" + ".repeat(20),
             "[ # {\n".repeat(20),
+            "0e40000000                    ".to_owned(),
+            "0.0E40000000                  ".to_owned(),
+            "0e+40000000                   ".to_owned(),
+            "[1, 0e-40000000, 2]           ".to_owned(),
+            "0e0000040000000               ".to_owned(),
         ] {
             assert!(check(&format!("package a\nr := x if {{ x := {shape}")).is_err(), "{}", &shape[..20]);
         }
@@ -169,5 +202,6 @@ mod tests {
         assert_eq!(check(&rule.repeat(5000)), Ok(()));
         assert_eq!(check(&format!("x := {{{}}}", "\"a.b.c\", ".repeat(5000))), Ok(()));
         assert_eq!(check(&"else := 1 if input.a == 2\n".repeat(5000)), Ok(()));
+        assert_eq!(check("x := [1e300, 1.5E-300, 1e+10, 12345678 - 40000000, e40000000, a1e40000000, \"1e40000000\"]"), Ok(()));
     }
 }

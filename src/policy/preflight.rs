@@ -77,7 +77,7 @@ pub(super) fn parse(source: &Source) -> Result<Ref<Module>, Finding> {
         line: deep.line,
         column: deep.column,
         message: deep.message,
-        hint: "split the expression into rules; a deeper one would overflow the engine's stack".to_owned(),
+        hint: deep.hint.to_owned(),
     })?;
     let mut parser = engine::bare();
     parser.set_rego_v0(source.v0);
