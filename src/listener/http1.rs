@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
@@ -37,6 +37,9 @@ use crate::wire::{Monitor, Rejection, Wire};
 
 /// hyper never reads with a smaller buffer.
 const SMALLEST_BUFFER: usize = 8192;
+
+/// How long a client may go on with a body nobody wants before it takes the answer; nginx' `lingering_timeout`.
+const LINGERS: Duration = Duration::from_secs(5);
 
 /// How a connection came to its end.
 enum End {
@@ -118,7 +121,8 @@ pub(super) async fn carry(
                 tls.shutdown().await?;
                 throw_away(&mut tls).await
             };
-            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, Box::pin(say)).await;
+            let mut said = Box::pin(tokio::time::timeout(LINGERS, say));
+            poll_fn(|cx| if line.poll_order(cx) == Close::Now { Poll::Ready(()) } else { said.as_mut().poll(cx).map(drop) }).await;
         }
         (End::Done | End::Cut, _) => {
             drop(connection);
@@ -263,10 +267,11 @@ async fn reject(worker: &Worker, entrance: &Entrance, downstream: &Downstream, w
 }
 
 /// Reads what the peer still sends, for a moment: closing on unread bytes would reset, and the reset would overtake the answer
-/// (RFC 9112 section 9.6).
+/// (RFC 9112 section 9.6). A client that writes its whole body before it reads must get through that much to see why it was refused,
+/// so the moment ends it, and the bound is for who sends faster than anybody honest.
 async fn throw_away(tls: &mut Channel) -> std::io::Result<()> {
     let mut thrown = [0; 4096];
-    let mut left: usize = 256 * 1024;
+    let mut left: usize = 64 * 1024 * 1024;
     while left > 0 {
         match tls.read(&mut thrown).await? {
             0 => break,

@@ -241,6 +241,19 @@ async fn a_body_larger_than_the_limit_is_a_denial_declared_or_not() {
     }
 }
 
+/// More than the sockets between them hold, so the gate must take it for the client to come to its reading.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_writes_all_of_a_refused_body_before_it_reads_still_gets_its_answer() {
+    let backend = Backend::start();
+    let gate = Setup::policy(READS_BODY).start(backend.address);
+    let size = 24 * 1024 * 1024;
+    let head = format!("POST /large HTTP/1.1\r\nhost: gate\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n");
+    let bytes = [head.into_bytes(), vec![b' '; size]].concat();
+    let answer = within("the answer", gate.raw_answer("agents/research", &bytes, false)).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("body_too_large"), "{answer}");
+    assert!(backend.seen().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_breaks_off_before_it_was_judged_goes_nowhere() {
     for protocol in BOTH {
