@@ -26,7 +26,7 @@ use serde::Deserialize;
 
 use crate::proxy::normalise;
 use crate::proxy::settings::{ListenerPart, Parts};
-use crate::{action, admin, anomaly, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
+use crate::{action, admin, anomaly, audit, control, judge, listener, policy, reassess, service, session, store, tls, upstream};
 
 use document::Place;
 pub use report::{Mistake, Report};
@@ -41,6 +41,9 @@ pub struct Config {
     pub listeners: Vec<listener::Config>,
     #[serde(default)]
     pub upstreams: BTreeMap<String, upstream::Config>,
+    /// What the gate itself calls: where bundles come from, and where records and reports go.
+    #[serde(default)]
+    pub services: BTreeMap<String, service::Config>,
     pub policy: policy::Config,
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
@@ -165,6 +168,7 @@ impl Config {
         }
         self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
         self.upstreams.values_mut().filter_map(|upstream| upstream.tls.as_mut()?.ca.as_mut()).for_each(resolve);
+        self.services.values_mut().for_each(|service| service.resolve(directory));
         resolve(&mut self.state.directory);
         resolve(&mut self.control.socket);
         if self.audit.file != Path::new("-") {

@@ -40,6 +40,7 @@ const TABLE: &[Row] = &[
     (&["upstreams", "*", "connect_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "response_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "idle_timeout"], Time(INSTANT, YEARS)),
+    (&["services", "*", "timeout"], Time(INSTANT, Span::seconds(600))),
     // None of it is how reuse is turned off.
     (&["policy", "reuse"], Bytes(Size(0), Size::mib(1024))),
     (&["policy", "limits", "time"], Time(INSTANT, Span::seconds(10))),

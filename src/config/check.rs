@@ -5,6 +5,7 @@
 
 mod anomaly;
 mod listeners;
+mod services;
 mod upstreams;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<St
     check.workload_api(environment);
     check.listeners();
     check.upstreams();
+    check.services();
     check.addresses();
     check.policy();
     check.tables();

@@ -114,7 +114,7 @@ gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found 
   hint: leave out the quotes: 64
 gate.yaml:22:1: speed: unknown key
   hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
-`policy`, `resources`, `sessions`, `state`, `time_windows`, `upstreams`, `workloads`";
+`policy`, `resources`, `services`, `sessions`, `state`, `time_windows`, `upstreams`, `workloads`";
     assert_eq!(parse(text).unwrap_err().to_string(), expected);
 }
 
