@@ -1,6 +1,6 @@
 //! A bundle as it lies on disk: a directory, or a `.tar.gz` read in memory and never unpacked.
 //!
-//! In: a name and a path. Out: modules, one data document, roots and revision, or every mistake found. What must stay true:
+//! In: a name, and a path or an archive's bytes. Out: modules, one data document, roots and revision, or every mistake found. What must stay true:
 //! what was read is bounded before it is allocated, nothing is read from outside the bundle, and no file is taken twice or
 //! half. Not the stock unpack-to-a-directory way: links, devices and `..` have nowhere to point when nothing is written.
 //!
@@ -139,8 +139,19 @@ pub fn read(name: &str, path: &Path, bounds: &Bounds) -> Result<Bundle, Vec<Find
     let metadata = std::fs::metadata(path).map_err(|error| {
         vec![Finding::whole(&shown, format!("bundle `{name}` cannot be read: {error}"), "give a directory or a .tar.gz bundle")]
     })?;
-    let files = if metadata.is_dir() { directory::read(path, bounds)? } else { archive::read(path, bounds)? };
-    Reader { root: shown, name, findings: Vec::new() }.understand(files)
+    if metadata.is_dir() {
+        return Reader { root: shown, name, findings: Vec::new() }.understand(directory::read(path, bounds)?);
+    }
+    read_archive(name, &shown, &archive::load(path, bounds)?, bounds)
+}
+
+/// Reads a bundle from the bytes of a `.tar.gz`; `shown` is what findings call it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_archive(name: &str, shown: &str, archive: &[u8], bounds: &Bounds) -> Result<Bundle, Vec<Finding>> {
+    let files = archive::read(shown, archive, bounds)?;
+    Reader { root: shown.to_owned(), name, findings: Vec::new() }.understand(files)
 }
 
 /// A path without the `folder/..` in it, where that names the same place: a folder may be a link.
