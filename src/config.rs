@@ -19,6 +19,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -45,6 +46,9 @@ pub struct Config {
     #[serde(default)]
     pub services: BTreeMap<String, service::Config>,
     pub policy: policy::Config,
+    /// What verifies signatures of bundles, by the name of each key.
+    #[serde(default)]
+    pub keys: BTreeMap<String, policy::Key>,
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub address_lists: judge::AddressLists,
@@ -148,6 +152,7 @@ impl Config {
         }
         let mut config: Self =
             serde_json::from_value(document.value()).map_err(|error| Report::new(origin, vec![unforeseen(&document, &error)]))?;
+        config.hand_out_keys();
         if let tls::Source::WorkloadApi(agent) = &mut config.identity.source {
             agent.endpoint = agent.endpoint.take().or_else(|| environment(check::ENDPOINT_VARIABLE));
         }
@@ -159,8 +164,18 @@ impl Config {
         schema::of_config()
     }
 
+    /// Each signed bundle knows the keys.
+    fn hand_out_keys(&mut self) {
+        let keys = Arc::new(self.keys.clone());
+        for signing in self.policy.bundles.values_mut().filter_map(|bundle| bundle.signing.as_mut()) {
+            signing.keys = Arc::clone(&keys);
+        }
+    }
+
     fn resolve(&mut self, directory: &Path) {
         let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
+        self.keys.values_mut().for_each(|key| key.key.resolve(directory));
+        self.hand_out_keys();
         if let tls::Source::Files(files) = &mut self.identity.source {
             resolve(&mut files.certificate);
             resolve(&mut files.private_key);

@@ -31,6 +31,7 @@ use serde::Deserialize;
 
 use crate::units::{Size, Span};
 
+pub use bundle::signature::{Key, Signature, Signing};
 pub use engine::{Chosen, Engine, Evaluation, EvaluationError, Kind, Policy};
 pub use footprint::Footprint;
 
@@ -92,11 +93,21 @@ fn default_decision() -> String {
 }
 
 /// Where a bundle lies on disk.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BundleSource {
     /// A directory, or a .tar.gz bundle; looked at again when it changes.
     pub path: PathBuf,
+    /// Whose signature it must carry; a signed bundle is refused where this is absent.
+    #[serde(default)]
+    pub signing: Option<Signing>,
+}
+
+impl BundleSource {
+    /// An unsigned bundle on disk.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, signing: None }
+    }
 }
 
 /// How a policy's answer is read.

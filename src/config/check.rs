@@ -4,6 +4,7 @@
 //! that is readable while something else is still misspelt; a value that is absent or of a wrong type is not its business.
 
 mod anomaly;
+mod bundles;
 mod listeners;
 mod services;
 mod upstreams;
@@ -30,6 +31,7 @@ pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<St
     check.services();
     check.addresses();
     check.policy();
+    check.bundles();
     check.tables();
     check.anomaly();
     check.control();

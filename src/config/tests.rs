@@ -113,7 +113,7 @@ gate.yaml:21:18: policy.limits.time: `11s` is out of bounds; write 1ms to 10s
 gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found the text `64`
   hint: leave out the quotes: 64
 gate.yaml:22:1: speed: unknown key
-  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
+  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `keys`, `limits`, `listeners`, \
 `policy`, `resources`, `services`, `sessions`, `state`, `time_windows`, `upstreams`, `workloads`";
     assert_eq!(parse(text).unwrap_err().to_string(), expected);
 }

@@ -100,15 +100,9 @@ fn unpack(tar: &[u8], bounds: &Bounds) -> Result<Vec<File>, String> {
         if content.len() as u64 != entry.size() {
             return Err(format!("`{name}` is cut short"));
         }
-        if !hidden(&name) {
-            files.push(File { path: name, content });
-        }
+        files.push(File { path: name, content });
     }
     Ok(files)
-}
-
-fn hidden(name: &str) -> bool {
-    name != ".manifest" && name != ".signatures.json" && name.split('/').any(|part| part.starts_with('.'))
 }
 
 fn clean(raw: &[u8]) -> Result<String, String> {
