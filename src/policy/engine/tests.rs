@@ -11,7 +11,7 @@ use crate::units::{Size, Span};
 
 pub(crate) fn config(path: PathBuf) -> Config {
     Config {
-        bundles: BTreeMap::from([("b".to_owned(), BundleSource { path })]),
+        bundles: BTreeMap::from([("b".to_owned(), BundleSource::at(path))]),
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
