@@ -70,6 +70,9 @@ pub struct Config {
     pub state: store::Config,
     #[serde(default)]
     pub audit: audit::Config,
+    /// Where the gate reports how its bundles stand, as OPA does; nowhere when absent.
+    #[serde(default)]
+    pub status: Option<control::StatusConfig>,
     #[serde(default)]
     pub admin: admin::Config,
     #[serde(default)]
@@ -181,7 +184,7 @@ impl Config {
             resolve(&mut files.private_key);
             files.bundles.values_mut().for_each(resolve);
         }
-        self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
+        self.policy.bundles.values_mut().for_each(|bundle| bundle.resolve(directory));
         self.upstreams.values_mut().filter_map(|upstream| upstream.tls.as_mut()?.ca.as_mut()).for_each(resolve);
         self.services.values_mut().for_each(|service| service.resolve(directory));
         resolve(&mut self.state.directory);

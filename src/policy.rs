@@ -19,12 +19,12 @@ pub mod preflight;
 mod program;
 mod results;
 mod samples;
+pub mod source;
 pub mod suite;
 mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -34,12 +34,13 @@ use crate::units::{Size, Span};
 pub use bundle::signature::{Key, Signature, Signing};
 pub use engine::{Chosen, Engine, Evaluation, EvaluationError, Kind, Policy};
 pub use footprint::Footprint;
+pub use source::{Archives, BundleSource, Origin};
 
 /// `policy`: which bundles judge, by which rule, within which limits.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Name → where the bundle lies. Their roots must not overlap.
+    /// Name → where the bundle comes from. Their roots must not overlap.
     pub bundles: BTreeMap<String, BundleSource>,
     /// The rule that decides, as a path: portcullis/decision.
     #[serde(default = "default_decision")]
@@ -90,24 +91,6 @@ fn default_reuse() -> Size {
 
 fn default_decision() -> String {
     "portcullis/decision".to_owned()
-}
-
-/// Where a bundle lies on disk.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BundleSource {
-    /// A directory, or a .tar.gz bundle; looked at again when it changes.
-    pub path: PathBuf,
-    /// Whose signature it must carry; a signed bundle is refused where this is absent.
-    #[serde(default)]
-    pub signing: Option<Signing>,
-}
-
-impl BundleSource {
-    /// An unsigned bundle on disk.
-    pub fn at(path: PathBuf) -> Self {
-        Self { path, signing: None }
-    }
 }
 
 /// How a policy's answer is read.

@@ -7,6 +7,7 @@ mod anomaly;
 mod bundles;
 mod listeners;
 mod services;
+mod signatures;
 mod upstreams;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<St
     check.addresses();
     check.policy();
     check.bundles();
+    check.signatures();
+    check.status();
     check.tables();
     check.anomaly();
     check.control();
@@ -297,9 +300,6 @@ impl<'a> Check<'a> {
         }
         for (_, file) in self.at(BUNDLES).iter().flat_map(Place::entries) {
             self.has_form(&file, not_empty);
-        }
-        for (_, bundle) in self.at(&["policy", "bundles"]).iter().flat_map(Place::entries) {
-            self.child_form(&bundle, "path", not_empty);
         }
     }
 }

@@ -22,13 +22,15 @@ use std::time::{Duration, Instant};
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{LimitError, PolicyLengthConfig, Value};
 
-use super::bundle::signature::{Signature, Signatures};
-use super::bundle::{self, Bounds, Source};
+use super::bundle::Source;
+use super::bundle::signature::Signature;
 use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
 use super::preflight::Checked;
-use super::{Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, guards, preflight, results, samples, suite};
+use super::{
+    Archives, Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, guards, preflight, results, samples, suite,
+};
 use crate::units::Size;
 
 /// Of so many requests the VM judges, one is judged by the interpreter as well.
@@ -117,15 +119,23 @@ pub enum Chosen {
 }
 
 impl Policy {
-    /// Reads, checks and compiles the configured bundles for these entry points.
+    /// Reads, checks and compiles the configured bundles for these entry points; none of them is fetched from a service.
     ///
     /// # Errors
     /// Everything that is wrong with them, at once.
     pub fn load(config: &Config, entries: &[Entry]) -> Result<Self, Report> {
+        Self::load_with(config, entries, &Archives::new())
+    }
+
+    /// The same, with what was fetched for the bundles that come from services.
+    ///
+    /// # Errors
+    /// As [`Policy::load`].
+    pub fn load_with(config: &Config, entries: &[Entry], archives: &Archives) -> Result<Self, Report> {
         let mut findings = Vec::new();
         let mut bundles = Vec::new();
         for (name, source) in &config.bundles {
-            match bundle::read(name, &source.path, &Bounds::default(), Signatures::of(source.signing.as_ref())) {
+            match source.read(name, archives) {
                 Ok(mut bundle) => {
                     for module in &mut bundle.modules {
                         if let Some(text) = results::as_equations(module) {
