@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn load(home: &Path, engine: EngineChoice, reuse: Size) -> Result<Arc<Policy>, Box<dyn Error>> {
     let config = Config {
-        bundles: BTreeMap::from([("bench".to_owned(), BundleSource { path: home.to_owned() })]),
+        bundles: BTreeMap::from([("bench".to_owned(), BundleSource::at(home.to_owned()))]),
         decision: "portcullis/decision".to_owned(),
         result: None,
         may_kill: Vec::new(),

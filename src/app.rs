@@ -7,8 +7,10 @@
 
 mod accept;
 mod change;
+mod fetch;
 mod identity;
 mod run;
+mod supply;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -26,7 +28,7 @@ use crate::judge::{Bench, Judge};
 use crate::kill::{Door, DoorError};
 use crate::listener::{Entrance, House};
 use crate::metrics::{AuditOutcome, Metrics, MetricsError};
-use crate::policy::{Policy, Report};
+use crate::policy::Report;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::{Published, Services, Stirred};
 use crate::session::Sessions;
@@ -35,6 +37,7 @@ use crate::tls::{self, Holder, IdentityError, ListenerRules};
 
 use identity::Agent;
 pub use run::Running;
+use supply::Supply;
 
 /// Why there is no gate.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +107,11 @@ struct Shared {
     holder: Arc<Holder>,
     agent: Option<Agent>,
     status: Arc<StatusBoard>,
+    supply: Arc<Supply>,
+    /// Who writes the record and the reports.
+    labels: Arc<Labels>,
+    /// Counts what reports tell of.
+    changed: tokio::sync::watch::Sender<u64>,
 }
 
 impl App {
@@ -118,12 +126,14 @@ impl App {
         settings.check_files().map_err(|mistakes| AppError::Config(mistakes.join("\n")))?;
         let agent = Agent::of(&config)?;
         let holder = Arc::new(Holder::new(identity::load(&config)?));
-        let policy = Arc::new(Policy::load(&config.policy, &settings.entries)?);
+        let supply = Arc::new(Supply::open(&config, &holder)?);
+        let policy = supply.first(&config, &settings.entries)?.map(Arc::new);
 
         let registry = Arc::new(Registry::new(workers));
         let store = Arc::new(Store::open(&config.state)?);
         let door = Arc::new(Door::open(Arc::clone(&registry), store, Arc::clone(&metrics))?);
-        let (audit, writer) = Audit::open(&config.audit, &labels(&config), audit_metrics(&metrics))?;
+        let labels = Arc::new(labels(&config));
+        let (audit, writer) = Audit::open(&config.audit, &labels, audit_metrics(&metrics))?;
         let sessions = Sessions::new(config.sessions.clone());
         sessions.keep_for(config.keeps_sessions_for());
         let (retire, retired) = mpsc::channel();
@@ -156,9 +166,12 @@ impl App {
         services.own.get_or_init(|| addresses.listeners.iter().map(|(_, own)| *own).chain([addresses.admin]).collect());
 
         let bench = Arc::new(Bench::new(workers, registry));
-        let parts = Shared { services, bench, holder, agent, status: Arc::new(StatusBoard::default()) };
+        let (status, changed) = (Arc::new(StatusBoard::default()), tokio::sync::watch::Sender::new(0));
+        let parts = Shared { services, bench, holder, agent, status, supply, labels, changed };
         parts.describe(&config, &addresses);
-        parts.put_in_force(&config, policy, None)?;
+        if let Some(policy) = policy {
+            parts.put_in_force(&config, policy, None)?;
+        }
         Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
     }
 
@@ -243,6 +256,10 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
         config.listeners.iter().map(fixed).collect::<Vec<_>>()
     };
     let sources = |config: &Config| identity::fixed(&config.identity.source).cloned();
+    let fetched = |config: &Config| {
+        let remotes = config.policy.bundles.iter().filter_map(|(name, source)| Some((name.clone(), source.remote()?.clone())));
+        remotes.collect::<BTreeMap<_, _>>()
+    };
     let audit = audit::Config { input: now.audit.input, ..new.audit.clone() };
     // What is built once. Taking the rest and staying silent about these would be a gate that stands otherwise than it is written.
     let fixed = [
@@ -252,6 +269,9 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
         ("sessions", new.sessions != now.sessions),
         ("admin.address", new.admin.address != now.admin.address),
         ("control", new.control != now.control),
+        ("services", new.services != now.services),
+        ("policy.bundles (those of services)", fetched(&new) != fetched(now)),
+        ("status", new.status != now.status),
         ("state.directory", new.state.directory != now.state.directory),
         ("audit (all but its input)", audit != now.audit),
         ("identity.source (all but the paths of files)", sources(&new) != sources(now)),

@@ -4,6 +4,7 @@
 //! Everything written to stdout goes through [`data`], so that a reader who has seen enough (`| head`) is no failure.
 
 mod anomaly;
+mod bundle;
 mod check;
 mod client;
 mod coverage;
@@ -56,6 +57,8 @@ enum Command {
     Test(test::Arguments),
     /// Runs everything on this machine: a throw-away CA, a demo upstream, a policy, the gate.
     Dev(dev::Arguments),
+    /// Builds, signs, verifies bundles, or looks into one.
+    Bundle(bundle::Arguments),
     /// Prints the JSON Schema of the configuration, for editors.
     Schema,
     /// Shows how a running gate stands.
@@ -92,6 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Dev(arguments) => dev::run(arguments),
+        Command::Bundle(arguments) => bundle::run(&arguments),
         Command::Schema => schema::run(),
         Command::Status(arguments) => status::run(&arguments),
         Command::Sessions(arguments) => sessions::run(&arguments),
@@ -145,6 +149,10 @@ mod tests {
             "explain 3f2a3f2a-0000-4000-8000-000000000000 -c gate.yaml --log decisions.jsonl --json",
             "test policy more.rego --run reads --watch --json --coverage-min 80 -v",
             "dev --tour --directory /tmp/x",
+            "bundle build policy -o b.tar.gz --revision r1 --root a --root b/c",
+            "bundle sign --key k.pem --algorithm ES256 --scope write --keyid k --iat now b.tar.gz",
+            "bundle verify --key k.pem --scope write b.tar.gz",
+            "bundle inspect b.tar.gz --json",
             "schema",
             "status --socket a.sock --json",
             "sessions --spiffe-id spiffe://a.org/x",

@@ -19,6 +19,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -26,7 +27,7 @@ use serde::Deserialize;
 
 use crate::proxy::normalise;
 use crate::proxy::settings::{ListenerPart, Parts};
-use crate::{action, admin, anomaly, audit, control, judge, listener, policy, reassess, session, store, tls, upstream};
+use crate::{action, admin, anomaly, audit, control, judge, listener, policy, reassess, service, session, store, tls, upstream};
 
 use document::Place;
 pub use report::{Mistake, Report};
@@ -41,7 +42,13 @@ pub struct Config {
     pub listeners: Vec<listener::Config>,
     #[serde(default)]
     pub upstreams: BTreeMap<String, upstream::Config>,
+    /// What the gate itself calls: where bundles come from, and where records and reports go.
+    #[serde(default)]
+    pub services: BTreeMap<String, service::Config>,
     pub policy: policy::Config,
+    /// What verifies signatures of bundles, by the name of each key.
+    #[serde(default)]
+    pub keys: BTreeMap<String, policy::Key>,
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub address_lists: judge::AddressLists,
@@ -63,6 +70,9 @@ pub struct Config {
     pub state: store::Config,
     #[serde(default)]
     pub audit: audit::Config,
+    /// Where the gate reports how its bundles stand, as OPA does; nowhere when absent.
+    #[serde(default)]
+    pub status: Option<control::StatusConfig>,
     #[serde(default)]
     pub admin: admin::Config,
     #[serde(default)]
@@ -145,6 +155,7 @@ impl Config {
         }
         let mut config: Self =
             serde_json::from_value(document.value()).map_err(|error| Report::new(origin, vec![unforeseen(&document, &error)]))?;
+        config.hand_out_keys();
         if let tls::Source::WorkloadApi(agent) = &mut config.identity.source {
             agent.endpoint = agent.endpoint.take().or_else(|| environment(check::ENDPOINT_VARIABLE));
         }
@@ -156,15 +167,26 @@ impl Config {
         schema::of_config()
     }
 
+    /// Each signed bundle knows the keys.
+    fn hand_out_keys(&mut self) {
+        let keys = Arc::new(self.keys.clone());
+        for signing in self.policy.bundles.values_mut().filter_map(|bundle| bundle.signing.as_mut()) {
+            signing.keys = Arc::clone(&keys);
+        }
+    }
+
     fn resolve(&mut self, directory: &Path) {
         let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
+        self.keys.values_mut().for_each(|key| key.key.resolve(directory));
+        self.hand_out_keys();
         if let tls::Source::Files(files) = &mut self.identity.source {
             resolve(&mut files.certificate);
             resolve(&mut files.private_key);
             files.bundles.values_mut().for_each(resolve);
         }
-        self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
+        self.policy.bundles.values_mut().for_each(|bundle| bundle.resolve(directory));
         self.upstreams.values_mut().filter_map(|upstream| upstream.tls.as_mut()?.ca.as_mut()).for_each(resolve);
+        self.services.values_mut().for_each(|service| service.resolve(directory));
         resolve(&mut self.state.directory);
         resolve(&mut self.control.socket);
         if self.audit.file != Path::new("-") {

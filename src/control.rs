@@ -16,6 +16,7 @@ mod caller;
 mod calls;
 mod kills;
 mod reply;
+mod report;
 mod serve;
 mod socket;
 pub mod status;
@@ -35,11 +36,12 @@ use crate::kill::Door;
 use crate::session::Sessions;
 
 pub use answers::{Activated, ExchangeRow};
+pub use report::{StatusConfig, report};
 pub use serve::serve;
 pub use socket::{ControlError, bind};
 pub use status::{
-    EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, SourceFault, Status, StatusBoard, SvidStatus,
-    Unloaded,
+    BundleError, BundleStatus, EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, SourceFault, Status,
+    StatusBoard, SvidStatus, Unloaded,
 };
 
 /// `control`: where operators reach the gate, and who may do what.

@@ -5,6 +5,7 @@
 //! sees all three.
 
 pub mod agent;
+pub mod bundles;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

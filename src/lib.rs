@@ -18,7 +18,7 @@
 //! | 5 | listener control admin reassess intake | accept → TLS → peer → wire → hyper; operators; probes; change → who it touches; files and the SPIFFE agent watched |
 //! | 4 | proxy | one exchange, top to bottom |
 //! | 3 | judge | facts, input, verdict: the only room that reads policy and state together |
-//! | 2 | policy session anomaly upstream destination kill | what verdicts read, where requests go, the one door of cuts |
+//! | 2 | policy session anomaly upstream service destination kill | what verdicts read, where requests go, the one door of cuts |
 //! | 1 | verdict action exchange tls wire socket audit metrics store | registry and cut; certificates; bytes; written to, never asked upward |
 //! | 0 | spiffe decision units | words; import nothing from the crate |
 //!
@@ -66,6 +66,7 @@ pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod reassess;
+pub mod service;
 pub mod session;
 pub mod socket;
 pub mod spiffe;

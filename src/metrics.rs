@@ -149,7 +149,7 @@ impl Families {
             handshakes: register.counters("handshakes_total", "TLS handshakes that succeeded.", &["listener"])?,
             bundle_last_success: register.timestamps(
                 "bundle_last_success_timestamp_seconds",
-                "When the bundle was last activated, in Unix time.",
+                "When the bundle was last activated, or found unchanged by its service, in Unix time.",
                 &["bundle"],
             )?,
             bundle_failures: register.counters(

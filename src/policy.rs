@@ -21,26 +21,28 @@ pub mod preflight;
 mod program;
 mod results;
 mod samples;
+pub mod source;
 pub mod suite;
 mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::units::{Size, Span};
 
+pub use bundle::signature::{Key, Signature, Signing};
 pub use engine::{Chosen, Engine, Evaluation, EvaluationError, Kind, Policy};
 pub use footprint::Footprint;
+pub use source::{Archives, BundleSource, Origin};
 
 /// `policy`: which bundles judge, by which rule, within which limits.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Name → where the bundle lies. Their roots must not overlap.
+    /// Name → where the bundle comes from. Their roots must not overlap.
     pub bundles: BTreeMap<String, BundleSource>,
     /// The rule that decides, as a path: portcullis/decision.
     #[serde(default = "default_decision")]
@@ -91,14 +93,6 @@ fn default_reuse() -> Size {
 
 fn default_decision() -> String {
     "portcullis/decision".to_owned()
-}
-
-/// Where a bundle lies on disk.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct BundleSource {
-    /// A directory, or a .tar.gz bundle; looked at again when it changes.
-    pub path: PathBuf,
 }
 
 /// How a policy's answer is read.

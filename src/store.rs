@@ -1,4 +1,5 @@
-//! What must survive a restart: kills. An embedded database under `state`; a state that cannot be read is a start-up error.
+//! What must survive a restart: kills, in an embedded database under `state`, and in [`bundles`] the last good ones that were fetched. A
+//! database that cannot be read is a start-up error.
 //!
 //! In: an id and the bytes its owner wrote. Out: the same bytes after a restart. The room does not know what they mean, so that
 //! a later table is one more file beside `store/kills.rs`.
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub mod bundles;
 mod database;
 mod kills;
 

@@ -31,7 +31,7 @@ use serde::Deserialize;
 
 pub use answer::{AnswerError, Missing, Wanted, given};
 pub use identity::{Holder, Identity, IdentityError, IdentityWarning, trust_domain};
-pub use load::authorities;
+pub use load::{authorities, system_authorities};
 pub use refusal::{PeerError, SvidFault, doubts_peer, reason};
 pub use svid::{Peer, peer};
 pub use verifier::admissible;
@@ -196,11 +196,15 @@ pub fn client_config(holder: Arc<Holder>, expected: Option<Vec<Pattern>>) -> Res
     Ok(config)
 }
 
-/// The client side toward servers that know no SPIFFE: their host name, vouched for by one of `authorities`. Our SVID is not shown.
+/// The client side toward servers that know no SPIFFE: their host name, vouched for by one of `authorities`. Our SVID is shown where
+/// `presents` has it.
 ///
 /// # Errors
 /// When an authority cannot be a trust anchor, or the crypto provider cannot speak the asked versions.
-pub fn web_client_config(authorities: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+pub fn web_client_config(
+    authorities: &[CertificateDer<'static>],
+    presents: Option<Arc<Holder>>,
+) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for authority in authorities {
@@ -209,10 +213,13 @@ pub fn web_client_config(authorities: &[CertificateDer<'static>]) -> Result<Clie
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))?;
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let building = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(MinimumVersion::Tls12.versions())?
-        .with_webpki_verifier(verifier)
-        .with_no_client_auth();
+        .with_webpki_verifier(verifier);
+    let mut config = match presents {
+        Some(holder) => building.with_client_cert_resolver(holder),
+        None => building.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)

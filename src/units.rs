@@ -1,6 +1,8 @@
-//! Durations and sizes as people write them in configuration (`15m`, `500ms`, `64KiB`), and the wall clock as a number.
+//! Durations, sizes and secrets as people write them in configuration (`15m`, `500ms`, `64KiB`), and the wall clock as a number.
 //!
 //! A bare number is refused for durations, because nobody can tell seconds from milliseconds a year later.
+
+mod secret;
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use secret::{Secret, SecretError};
 
 /// A span of time written as a number and a unit: `ms`, `s`, `m`, `h`, `d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

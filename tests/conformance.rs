@@ -131,7 +131,7 @@ enum Answer {
 fn ask(case: &Case, home: &Path, entry: &Entry, direct: bool) -> Answer {
     let load = |engine| {
         let config = Config {
-            bundles: BTreeMap::from([("cases".to_owned(), BundleSource { path: home.to_owned() })]),
+            bundles: BTreeMap::from([("cases".to_owned(), BundleSource::at(home.to_owned()))]),
             decision: entry.decision.clone(),
             result: None,
             may_kill: Vec::new(),

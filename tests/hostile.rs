@@ -208,7 +208,7 @@ fn load(rules: &str) -> Result<Policy, Report> {
 
 fn config(home: &std::path::Path) -> Config {
     Config {
-        bundles: BTreeMap::from([("b".to_owned(), BundleSource { path: home.to_owned() })]),
+        bundles: BTreeMap::from([("b".to_owned(), BundleSource::at(home.to_owned()))]),
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),

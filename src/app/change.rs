@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use tokio::sync::oneshot;
 
 use super::identity::seconds_as_f64;
+use super::supply::{Set, archives};
 use super::worker::{Command, Handle};
 use super::{Addresses, Shared, reread};
 use crate::config::Config;
@@ -29,6 +30,7 @@ impl Shared {
     /// Says what stands where.
     pub(super) fn describe(&self, config: &Config, addresses: &Addresses) {
         self.describe_identity(config);
+        self.describe_bundles(config);
         self.status.update(|status| {
             status.version = env!("CARGO_PKG_VERSION").to_owned();
             status.environment = config.environment.clone();
@@ -67,10 +69,23 @@ impl Shared {
     /// Reads the bundles again and puts them in force, then judges everything open anew. `dry_run` only counts.
     pub(super) async fn activate(&self, config: &Config, workers: &[Handle], dry_run: bool) -> Result<Activated, String> {
         let entries = self.services.settings().entries.clone();
-        let loading = config.policy.clone();
-        let loaded = blocking(move || Policy::load(&loading, &entries)).await?;
+        let (loading, set) = (config.policy.clone(), self.supply.standing().unwrap_or_default());
+        let given = archives(&set);
+        let loaded = blocking(move || Policy::load_with(&loading, &entries, &given)).await?;
         let policy = loaded.map(Arc::new).map_err(|report| self.refused(config, &report, dry_run))?;
-        self.switch_to(config, workers, policy, None, dry_run).await
+        let activated = self.switch_to(config, workers, policy, None, dry_run).await?;
+        if !dry_run {
+            self.stands(config, set).await;
+        }
+        Ok(activated)
+    }
+
+    /// What services gave has come into force.
+    async fn stands(&self, config: &Config, set: Set) {
+        let (shared, config) = (self.clone(), config.clone());
+        let _ = blocking(move || shared.supply.in_force(&config, &set)).await;
+        self.look_at_identity();
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Puts the policy before the one in force back.
@@ -96,15 +111,30 @@ impl Shared {
         let (generation, found) = if dry_run {
             (None, self.rehearse(&config.policy.may_kill, workers, policy).await?)
         } else {
-            let (shared, switching) = (self.clone(), config.clone());
-            let put = blocking(move || shared.put_in_force(&switching, policy, settings)).await?;
-            let generation = put.map_err(|report| self.refused(config, &report, false))?;
-            (Some(generation), ask(workers, Command::Reassess).await)
+            let switched = self.switch(config, workers, policy, settings).await?;
+            let (generation, found) = switched.map_err(|report| self.refused(config, &report, false))?;
+            (Some(generation), found)
         };
-        if let Some(generation) = generation {
-            tracing::info!(generation, open = found.open, cut = found.cut, "open exchanges judged again");
-        }
         Ok(Activated { generation, open: found.open, cut: found.cut, revisions, dry_run })
+    }
+
+    /// Puts a policy in force and judges everything open by it. The outer error is the gate's own.
+    pub(super) async fn switch(
+        &self,
+        config: &Config,
+        workers: &[Handle],
+        policy: Arc<Policy>,
+        settings: Option<Settings>,
+    ) -> Result<Result<(u64, Reassessed), Report>, String> {
+        let (shared, switching) = (self.clone(), config.clone());
+        match blocking(move || shared.put_in_force(&switching, policy, settings)).await? {
+            Ok(generation) => {
+                let found = ask(workers, Command::Reassess).await;
+                tracing::info!(generation, open = found.open, cut = found.cut, "open exchanges judged again");
+                Ok(Ok((generation, found)))
+            }
+            Err(report) => Ok(Err(report)),
+        }
     }
 
     async fn rehearse(&self, may_kill: &[KillScope], workers: &[Handle], policy: Arc<Policy>) -> Result<Reassessed, String> {
@@ -146,7 +176,9 @@ impl Shared {
         match settings.and_then(|settings| settings.check_files().map(|()| settings)) {
             Ok(settings) => {
                 let (loading, entries) = (new.policy.clone(), settings.entries.clone());
-                let loaded = blocking(move || Policy::load(&loading, &entries)).await;
+                let set = self.supply.standing().unwrap_or_default();
+                let given = archives(&set);
+                let loaded = blocking(move || Policy::load_with(&loading, &entries, &given)).await;
                 let policy = match loaded {
                     Ok(Ok(policy)) => Arc::new(policy),
                     Ok(Err(report)) => {
@@ -163,6 +195,7 @@ impl Shared {
                     tracing::error!(%error, "the policy of the new configuration was refused; the last good configuration stays");
                     return None;
                 }
+                self.stands(&new, set).await;
             }
             Err(mistakes) => {
                 tracing::error!(report = %mistakes.join("; "), "the configuration was refused; the last good one stays");
@@ -227,6 +260,6 @@ async fn sum(replies: Vec<oneshot::Receiver<Reassessed>>) -> Reassessed {
 }
 
 /// Runs what would hold up everybody else on a thread for such things.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| format!("the gate failed while reading: {error}"))
 }

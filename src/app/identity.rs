@@ -153,7 +153,7 @@ impl Shared {
         if !before && identified {
             tracing::info!(not_after = identity.not_after(), "the gate has a valid SVID again");
         }
-        let ready = identified && self.status.is_standing();
+        let ready = identified && self.bench.policy().is_some() && self.status.is_standing();
         if self.services.ready.swap(ready, Ordering::Relaxed) != ready {
             self.status.update(|status| status.ready = ready);
         }
@@ -210,14 +210,21 @@ impl Shared {
 }
 
 /// Why a gate that stands is not ready; short, because anybody who reaches the port reads it.
-pub(super) fn why_not_ready(status: &Status) -> &'static str {
-    match (&status.svid, status.identity.fault.as_ref().map(|fault| fault.kind)) {
+pub(super) fn why_not_ready(status: &Status) -> String {
+    if let Some(bundle) = status.bundles.iter().find(|row| row.active_revision.is_none() && row.last_successful_download == 0) {
+        return format!("there is no policy: bundle `{}` was not fetched yet", bundle.name);
+    }
+    if let Some(bundle) = status.bundles.iter().find(|row| row.active_revision.is_none()) {
+        return format!("there is no policy: bundle `{}` was fetched and is not in force", bundle.name);
+    }
+    let why = match (&status.svid, status.identity.fault.as_ref().map(|fault| fault.kind)) {
         (Some(svid), _) if svid.not_after < seconds_now() => "the gate's SVID has expired",
         (Some(_), _) => "starting",
         (None, Some(FaultKind::Denied)) => "the SPIFFE agent gives the gate no SVID",
         (None, Some(FaultKind::Missing)) => "the SPIFFE agent gives the gate other SVIDs than its configuration names",
         (None, Some(FaultKind::Unreachable | FaultKind::Refused) | None) => "the gate has no SVID yet",
-    }
+    };
+    why.to_owned()
 }
 
 fn warn(identity: &Identity) {

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::accept::{Accepting, Porter};
 use super::change::exchanges;
+use super::fetch;
 use super::identity::why_not_ready;
 use super::worker::{self, Command, Handle};
 use super::{Addresses, App, AppError, Shared};
@@ -23,6 +24,7 @@ use crate::control::{self, Control, Order};
 use crate::decision::Cause;
 use crate::exchange::{Kind, Registry};
 use crate::intake::agent::{self, News};
+use crate::intake::bundles::Fetched;
 use crate::intake::{Token, Watch};
 use crate::policy::bundle;
 use crate::tls::Source;
@@ -120,6 +122,24 @@ enum Event {
     Look,
     Sweep,
     Heard(News),
+    Fetched(Fetched),
+}
+
+/// What is heard from outside.
+struct Ears {
+    agent: mpsc::Receiver<News>,
+    bundles: mpsc::Receiver<Fetched>,
+}
+
+impl Ears {
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            Some(news) = self.agent.recv() => Event::Heard(news),
+            Some(fetched) = self.bundles.recv() => Event::Fetched(fetched),
+            else => std::future::pending().await,
+        }
+    }
 }
 
 impl Gate {
@@ -138,7 +158,8 @@ impl Gate {
         serving.spawn(control::serve(control, self.control(orders), closed.clone()));
         serving.spawn(admin::serve(admin, self.probes(), closed));
         let mut following = JoinSet::new();
-        let mut heard = self.listen_to_the_agent(&mut following);
+        let agent = self.listen_to_the_agent(&mut following);
+        let mut ears = Ears { agent, bundles: fetch::start(&self.parts, &self.config, &mut following) };
         let mut signals = Signals::listen(signals).map_err(AppError::Thread)?;
         let mut stop = stop;
         let mut bundles = Watch::new(self.bundles());
@@ -154,7 +175,7 @@ impl Gate {
                 biased;
                 signal = signals.next() => signal,
                 () = stopped(&mut stop) => Event::Stop,
-                Some(news) = heard.recv() => Event::Heard(news),
+                event = ears.next() => event,
                 Some(order) = ordered.recv() => Event::Order(order),
                 _ = sweep.tick() => Event::Sweep,
                 _ = look.tick() => Event::Look,
@@ -166,9 +187,10 @@ impl Gate {
                 Event::Look => self.look(&mut bundles, &mut certificates).await,
                 Event::Sweep => self.sweep(),
                 Event::Heard(news) => self.hear(news),
+                Event::Fetched(fetched) => self.parts.take_in(&self.config, &self.workers, fetched).await,
             }
         }
-        self.drain(&mut signals, &mut ordered, &mut heard, &mut bundles, &mut certificates).await;
+        self.drain(&mut signals, &mut ordered, &mut ears, &mut bundles, &mut certificates).await;
         self.end(closing, serving).await
     }
 
@@ -217,7 +239,7 @@ impl Gate {
                 let status = status.read();
                 match (status.draining, status.ready) {
                     (true, _) => Err("draining".to_owned()),
-                    (false, false) => Err(why_not_ready(&status).to_owned()),
+                    (false, false) => Err(why_not_ready(&status)),
                     (false, true) => Ok(()),
                 }
             }),
@@ -247,7 +269,8 @@ impl Gate {
     }
 
     async fn look(&mut self, bundles: &mut Watch<Bundles>, certificates: &mut Watch<Token>) {
-        if bundles.changed(self.bundles()) {
+        // Where a bundle is yet to be fetched, these are read when it comes.
+        if bundles.changed(self.bundles()) && self.parts.supply.standing().is_some() {
             // What is wrong with it is in the log, the metrics and the status; nobody waits here for an answer.
             let _ = self.parts.activate(&self.config, &self.workers, false).await;
         }
@@ -275,7 +298,8 @@ impl Gate {
     }
 
     fn bundles(&self) -> Bundles {
-        self.config.policy.bundles.values().map(|source| bundle::fingerprint(&source.path).ok()).collect()
+        let paths = self.config.policy.bundles.values().filter_map(|source| source.path());
+        paths.map(|path| bundle::fingerprint(path).ok()).collect()
     }
 
     fn certificates(&self) -> Token {
@@ -289,7 +313,7 @@ impl Gate {
         &mut self,
         signals: &mut Signals,
         ordered: &mut mpsc::Receiver<Order>,
-        heard: &mut mpsc::Receiver<News>,
+        ears: &mut Ears,
         bundles: &mut Watch<Bundles>,
         certificates: &mut Watch<Token>,
     ) {
@@ -303,7 +327,7 @@ impl Gate {
             let event = tokio::select! {
                 biased;
                 signal = signals.next() => signal,
-                Some(news) = heard.recv() => Event::Heard(news),
+                event = ears.next() => event,
                 Some(order) = ordered.recv() => Event::Order(order),
                 _ = look.tick() => Event::Look,
                 () = tokio::time::sleep(DRAIN_TICK) => Event::Sweep,
@@ -316,6 +340,7 @@ impl Gate {
                 Event::Look => self.look(bundles, certificates).await,
                 Event::Sweep => self.sweep(),
                 Event::Heard(news) => self.hear(news),
+                Event::Fetched(fetched) => self.parts.take_in(&self.config, &self.workers, fetched).await,
             }
         }
         let door = &self.parts.services.door;

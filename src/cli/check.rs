@@ -13,6 +13,7 @@ use super::table::{clean, count, or_dash, pairs, table};
 use super::{data, judging};
 use crate::config::Config;
 use crate::control::{EntryStatus, PolicyStatus};
+use crate::policy::BundleSource;
 use crate::proxy::EnforcementConfig;
 
 #[derive(Debug, Args)]
@@ -31,7 +32,19 @@ struct Findings {
     environment: String,
     routes: Vec<Route>,
     upstreams: Vec<Target>,
+    /// Bundles that a service gives.
+    fetched: Vec<FetchedBundle>,
     policy: PolicyStatus,
+}
+
+/// A bundle that a service gives, of which only a copy can be checked.
+#[derive(Debug, Serialize)]
+struct FetchedBundle {
+    name: String,
+    service: String,
+    resource: String,
+    /// There is a copy, and it was checked.
+    kept: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,13 +76,30 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn check(arguments: &Arguments) -> Result<Findings, Failure> {
     let (config, settings) = judging::read(&arguments.config)?;
-    let policy = judging::load(&config, &settings.entries)?;
+    let fetched = fetched(&config)?;
+    // Bundles are checked as a set, as they judge: where one is not here there is none.
+    let policy = if fetched.iter().all(|bundle| bundle.kept) {
+        PolicyStatus::new(&judging::load(&config, &settings.entries)?, 0, 0)
+    } else {
+        PolicyStatus::default()
+    };
     Ok(Findings {
         environment: config.environment.clone(),
         routes: routes(&config),
         upstreams: upstreams(&config),
-        policy: PolicyStatus::new(&policy, 0, 0),
+        fetched,
+        policy,
     })
+}
+
+fn fetched(config: &Config) -> Result<Vec<FetchedBundle>, Failure> {
+    let kept = judging::kept(config)?;
+    let row = |(name, source): (&String, &BundleSource)| {
+        let remote = source.remote()?;
+        let (service, resource) = (remote.service.clone(), remote.resource(name));
+        Some(FetchedBundle { name: name.clone(), service, resource, kept: kept.contains_key(name) })
+    };
+    Ok(config.policy.bundles.iter().filter_map(row).collect())
 }
 
 fn routes(config: &Config) -> Vec<Route> {
@@ -128,6 +158,13 @@ fn words(findings: &Findings) -> String {
     let warnings =
         findings.policy.warnings.iter().flat_map(|warning| warning.lines()).map(|line| format!("warning: {}", clean(line)));
     parts.extend(warnings);
+    parts.extend(findings.fetched.iter().map(|bundle| {
+        let what = match bundle.kept {
+            true => "checked was the copy the gate has kept",
+            false => "not fetched by `check`, and the gate has kept no copy: no policy was checked",
+        };
+        format!("bundle {} from service {} ({}): {what}", bundle.name, bundle.service, clean(&bundle.resource))
+    }));
     let bundles = count(findings.policy.revisions.len(), "bundle");
     parts.push(format!(
         "ok: {}, {bundles}, {}",
@@ -181,6 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_of_a_service_is_checked_in_the_copy_that_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gate.yaml");
+        let text = std::fs::read_to_string(example("admin-api").config).unwrap();
+        let text = text.replace("authz: {path: ../../policies/admin-api}", "authz: {service: acme}");
+        std::fs::write(&file, text.replace("directory: state", &format!("directory: {}/state", folder.path().display()))).unwrap();
+        let arguments = Arguments { config: file, json: false };
+        let told = words(&check(&arguments).unwrap());
+        assert!(told.contains("bundle authz from service acme (bundles/authz): not fetched by `check`"), "{told}");
+        assert!(told.contains("ok: ") && told.contains(", 0 bundles,"), "{told}");
+        crate::store::bundles::write(&folder.path().join("state"), "authz", b"no archive", None).unwrap();
+        let failure = check(&arguments).unwrap_err();
+        assert!(failure.code == 64 && failure.to_string().contains("acme:bundles/authz: not a gzip archive"), "{failure}");
+    }
+
+    #[test]
     fn mistakes_of_configuration_and_of_policy_are_misuse() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("gate.yaml");
@@ -189,6 +242,9 @@ mod tests {
         assert!(failure.code == 64 && failure.to_string().contains("gate.yaml:1:"), "{failure}");
 
         let text = std::fs::read_to_string(example("admin-api").config).unwrap();
+        let home = example("admin-api").config.parent().unwrap().display().to_string();
+        let text =
+            text.replace("path: prices", &format!("path: {home}/prices")).replace("file:release", &format!("file:{home}/release"));
         std::fs::write(&config, text.replace("../../policies/admin-api", "policies")).unwrap();
         std::fs::create_dir(folder.path().join("policies")).unwrap();
         std::fs::write(folder.path().join("policies/policy.rego"), "package portcullis\n\ndecision := {").unwrap();

@@ -16,8 +16,9 @@ use crate::config::Config;
 use crate::judge::{Judge, Judgement};
 use crate::metrics::Metrics;
 use crate::policy::explain::{Explanation, explain};
-use crate::policy::{Entry, Policy};
+use crate::policy::{Archives, Entry, Policy};
 use crate::proxy::settings::Settings;
+use crate::store::bundles;
 use crate::verdict::Verdict;
 
 /// Which entry point is asked.
@@ -47,9 +48,27 @@ pub(super) fn read(path: &Path) -> Result<(Config, Settings), Failure> {
     Ok((config, settings))
 }
 
-/// Loads the policy for these entry points.
+/// Loads the policy for these entry points; of bundles that a service gives, the copies the gate has kept.
 pub(super) fn load(config: &Config, entries: &[Entry]) -> Result<Policy, Failure> {
-    Policy::load(&config.policy, entries).map_err(|report| Failure::misuse(format!("the policy has mistakes\n{report}")))
+    let archives = kept(config)?;
+    Policy::load_with(&config.policy, entries, &archives)
+        .map_err(|report| Failure::misuse(format!("the policy has mistakes\n{report}")))
+}
+
+/// What the gate has kept of the bundles that a service gives. Nothing is fetched here.
+pub(super) fn kept(config: &Config) -> Result<Archives, Failure> {
+    let mut archives = Archives::new();
+    for (name, source) in &config.policy.bundles {
+        let Some(remote) = source.remote() else { continue };
+        let state = &config.state.directory;
+        let kept = bundles::read(state, name, remote.size_limit).map_err(|error| {
+            let folder = bundles::folder(state, name);
+            Failure::new(format!("the copy kept of bundle `{name}` in {} cannot be read: {error}", folder.display()))
+                .hint("run this as the gate's user, or give a bundle by its path")
+        })?;
+        archives.extend(kept.map(|kept| (name.clone(), kept.archive.into())));
+    }
+    Ok(archives)
 }
 
 impl Court {

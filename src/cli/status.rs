@@ -8,7 +8,7 @@ use super::client::Remote;
 use super::failure::Failure;
 use super::table::{ago, clean, count, moment, or_dash, pairs};
 use crate::control::answers::StatusAnswer;
-use crate::control::{FaultKind, IdentityStatus};
+use crate::control::{BundleStatus, FaultKind, IdentityStatus};
 use crate::units::since_epoch;
 
 #[derive(Debug, Args)]
@@ -31,6 +31,28 @@ fn source(identity: &IdentityStatus) -> String {
         0 => format!("{from}, nothing yet"),
         at => format!("{from}, last at {}", moment(at)),
     }
+}
+
+/// A bundle that a service gives, and what is wrong with that.
+fn bundle(row: &BundleStatus) -> String {
+    let at = |seconds: u64| if seconds == 0 { "never".to_owned() } else { moment(seconds) };
+    let revision = row.active_revision.as_deref().unwrap_or("none");
+    let mut text = format!(
+        "bundle {} from service {} ({}): {} in force since {}, last given or confirmed {}",
+        clean(&row.name),
+        clean(&row.service),
+        clean(&row.resource),
+        clean(revision),
+        at(row.last_successful_activation),
+        at(row.last_successful_request),
+    );
+    if let Some(error) = &row.error {
+        text = format!("{text}\n  since {}:", moment(error.since));
+        for line in error.message.lines() {
+            text = format!("{text}\n  {}", clean(line));
+        }
+    }
+    text
 }
 
 fn seconds_now() -> u64 {
@@ -92,6 +114,9 @@ fn words(status: StatusAnswer) -> String {
         for line in fault.report.lines() {
             text = format!("{text}\n  {}", clean(line));
         }
+    }
+    for row in &status.bundles {
+        text = format!("{text}\n\n{}", bundle(row));
     }
     if let Some(error) = status.last_error {
         text = format!("{text}\n\nthe newest bundles are not in force since {}:", moment(error.at));

@@ -40,6 +40,11 @@ const TABLE: &[Row] = &[
     (&["upstreams", "*", "connect_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "response_timeout"], Time(INSTANT, DAY)),
     (&["upstreams", "*", "idle_timeout"], Time(INSTANT, YEARS)),
+    (&["services", "*", "timeout"], Time(INSTANT, Span::seconds(600))),
+    (&["policy", "bundles", "*", "polling", "min_delay"], Time(Span::millis(100), DAY)),
+    (&["policy", "bundles", "*", "polling", "max_delay"], Time(Span::millis(100), DAY)),
+    (&["policy", "bundles", "*", "polling", "long_polling"], Time(Span::seconds(1), Span::seconds(600))),
+    (&["policy", "bundles", "*", "size_limit"], Bytes(Size(1), Size::mib(256))),
     // None of it is how reuse is turned off.
     (&["policy", "reuse"], Bytes(Size(0), Size::mib(1024))),
     (&["policy", "limits", "time"], Time(INSTANT, Span::seconds(10))),

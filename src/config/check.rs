@@ -4,7 +4,10 @@
 //! that is readable while something else is still misspelt; a value that is absent or of a wrong type is not its business.
 
 mod anomaly;
+mod bundles;
 mod listeners;
+mod services;
+mod signatures;
 mod upstreams;
 
 use std::collections::BTreeMap;
@@ -26,8 +29,12 @@ pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<St
     check.workload_api(environment);
     check.listeners();
     check.upstreams();
+    check.services();
     check.addresses();
     check.policy();
+    check.bundles();
+    check.signatures();
+    check.status();
     check.tables();
     check.anomaly();
     check.control();
@@ -293,9 +300,6 @@ impl<'a> Check<'a> {
         }
         for (_, file) in self.at(BUNDLES).iter().flat_map(Place::entries) {
             self.has_form(&file, not_empty);
-        }
-        for (_, bundle) in self.at(&["policy", "bundles"]).iter().flat_map(Place::entries) {
-            self.child_form(&bundle, "path", not_empty);
         }
     }
 }

@@ -110,6 +110,23 @@ pub(super) fn endpoint(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// `http://host:port/path` or `https://host:port/path`; port and path may be missing.
+pub(super) fn service_url(text: &str) -> Result<(), &'static str> {
+    const FORM: &str = "is not of the form http://host:port/path or https://host:port/path";
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or(FORM)?;
+    let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if place.contains('@') {
+        return Err("names a user; write how the gate proves itself under `credentials`");
+    }
+    if path.contains(['?', '#']) || place.contains(['?', '#']) {
+        return Err("has a query or fragment; what is asked for is joined to it");
+    }
+    if path.bytes().any(|b| !b.is_ascii_graphic()) {
+        return Err(FORM);
+    }
+    authority(place)
+}
+
 /// A path that requests are compared with: absolute, without query.
 pub(super) fn path(text: &str) -> Result<(), &'static str> {
     let Some(rest) = text.strip_prefix('/') else { return Err("does not start with `/`") };
@@ -230,6 +247,27 @@ mod tests {
         check(host, &right, &wrong);
         check(host_pattern, &["*.example.org", "a.org"], &["*", "*.", "a.*.org", "*a.org", "*.*.org", "*.[::1]", "*.Example.org"]);
         check(route_host, &["*", "*.example.org"], &["**", "*.*"]);
+    }
+
+    #[test]
+    fn urls_of_services_have_a_scheme_and_a_host() {
+        let wrong = [
+            "",
+            "a",
+            "ftp://a",
+            "https://",
+            "https://u@a",
+            "https://a?x",
+            "https://a/?x",
+            "https://a/#f",
+            "https://a/b c",
+            "https://a:0",
+        ];
+        check(
+            service_url,
+            &["http://127.0.0.1:9000", "https://bundles.example.org/v1", "https://[::1]:8443", "https://a/"],
+            &wrong,
+        );
     }
 
     #[test]

@@ -113,8 +113,8 @@ gate.yaml:21:18: policy.limits.time: `11s` is out of bounds; write 1ms to 10s
 gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found the text `64`
   hint: leave out the quotes: 64
 gate.yaml:22:1: speed: unknown key
-  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `limits`, `listeners`, \
-`policy`, `resources`, `sessions`, `state`, `time_windows`, `upstreams`, `workloads`";
+  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `keys`, `limits`, `listeners`, \
+`policy`, `resources`, `services`, `sessions`, `state`, `status`, `time_windows`, `upstreams`, `workloads`";
     assert_eq!(parse(text).unwrap_err().to_string(), expected);
 }
 
@@ -362,7 +362,7 @@ fn relative_paths_are_relative_to_the_file() {
     assert_eq!(files.certificate, directory.path().join("svid.pem"));
     assert_eq!(files.private_key, Path::new("/keys/svid.key"));
     assert_eq!(files.bundles["example.org"], directory.path().join("bundle.pem"));
-    assert_eq!(config.policy.bundles["authz"].path, directory.path().join("policy"));
+    assert_eq!(config.policy.bundles["authz"].path().unwrap(), directory.path().join("policy"));
     assert_eq!(config.state.directory, directory.path().join("state"));
     assert_eq!(config.control.socket, directory.path().join("portcullis.sock"));
     assert_eq!(config.audit.file, Path::new("-"));

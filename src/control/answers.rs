@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{IdentityStatus, ListenerStatus, SvidStatus, Unloaded};
+use super::status::{BundleStatus, IdentityStatus, ListenerStatus, SvidStatus, Unloaded};
 use crate::anomaly::Explanation;
 use crate::exchange::Selector;
 use crate::session::{Summary, View};
@@ -31,6 +31,8 @@ pub struct StatusAnswer {
     pub revisions: BTreeMap<String, String>,
     pub warnings: usize,
     pub last_error: Option<Unloaded>,
+    /// Those that come from services.
+    pub bundles: Vec<BundleStatus>,
     pub connections: usize,
     pub exchanges: usize,
     pub sessions: usize,

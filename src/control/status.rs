@@ -31,6 +31,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     pub svid: Option<SvidStatus>,
     pub identity: IdentityStatus,
+    /// Those that come from services.
+    pub bundles: Vec<BundleStatus>,
     pub policy: PolicyStatus,
 }
 
@@ -83,6 +85,35 @@ pub enum FaultKind {
     Missing,
     /// What it gives cannot be used; what it gave before holds.
     Refused,
+}
+
+/// A bundle that comes from a service. A time is 0 before the first time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleStatus {
+    pub name: String,
+    pub service: String,
+    pub resource: String,
+    /// Nothing before the first activation.
+    pub active_revision: Option<String>,
+    /// Bytes of the archive that came last.
+    pub size: u64,
+    pub last_request: u64,
+    /// It was given, or found unchanged.
+    pub last_successful_request: u64,
+    pub last_successful_download: u64,
+    pub last_successful_activation: u64,
+    /// Nothing while the service does what it should and what it gives is in force.
+    pub error: Option<BundleError>,
+}
+
+/// Why the newest version of a bundle is not in force, or not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleError {
+    pub since: u64,
+    pub code: String,
+    pub message: String,
+    /// What the service answered, where it answered.
+    pub http_code: Option<u16>,
 }
 
 /// The policy in force.
@@ -151,7 +182,16 @@ impl StatusBoard {
 
     /// Tells of a policy that came into force as `generation` at `now`.
     pub fn in_force(&self, policy: Arc<Policy>, generation: u64, now: u64) {
-        self.update(|status| status.policy = PolicyStatus::new(&policy, generation, now));
+        self.update(|status| {
+            status.policy = PolicyStatus::new(&policy, generation, now);
+            for row in &mut status.bundles {
+                let revision = status.policy.revisions.get(&row.name);
+                if row.active_revision.as_ref() != revision {
+                    row.last_successful_activation = now;
+                }
+                row.active_revision = revision.cloned();
+            }
+        });
         *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy);
     }
 

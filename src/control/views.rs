@@ -53,6 +53,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>, Extension(caller
         revisions: status.policy.revisions,
         warnings: status.policy.warnings.len(),
         last_error: status.policy.last_error,
+        bundles: status.bundles,
         connections: connections.get(),
         exchanges: exchanges.get(),
         sessions: control.sessions.len(),

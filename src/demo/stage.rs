@@ -297,7 +297,8 @@ mod tests {
         let stage = prepare(scratch.path(), now());
         let config = Config::read(&stage.gate_yaml()).unwrap_or_else(|report| panic!("{report}"));
         assert_eq!(config.upstreams["users"].endpoint, "http://127.0.0.1:9000");
-        for path in [&config.control.socket, &config.audit.file, &config.state.directory, &config.policy.bundles["authz"].path] {
+        let policy = config.policy.bundles["authz"].path().unwrap();
+        for path in [config.control.socket.as_path(), &config.audit.file, &config.state.directory, policy] {
             assert_eq!(path.parent(), Some(scratch.path()), "{}", path.display());
         }
         assert_eq!(config.audit.file, stage.decisions());

@@ -162,6 +162,8 @@ label_words! {
     BundleFailure {
         /// Not there, not readable, or changing while it was read.
         Unreadable = "unreadable",
+        /// Its service did not give it: away, slow, an error, too large.
+        Download = "download",
         /// Not a bundle: archive, manifest or data cannot be parsed, or its roots overlap another's.
         Malformed = "malformed",
         /// Rego that does not compile.

@@ -12,9 +12,9 @@
 mod certificate;
 mod chain;
 mod digest;
-mod encoding;
+pub(super) mod encoding;
 mod jwt;
-mod keys;
+pub(super) mod keys;
 mod lists;
 pub(super) mod network;
 mod uri;

@@ -1,13 +1,16 @@
 //! A bundle as it lies on disk: a directory, or a `.tar.gz` read in memory and never unpacked.
 //!
-//! In: a name and a path. Out: modules, one data document, roots and revision, or every mistake found. What must stay true:
+//! In: a name, and a path or an archive's bytes. Out: modules, one data document, roots and revision, or every mistake found. What must stay true:
 //! what was read is bounded before it is allocated, nothing is read from outside the bundle, and no file is taken twice or
 //! half. Not the stock unpack-to-a-directory way: links, devices and `..` have nowhere to point when nothing is written.
 //!
 //! Sources: OPA management-bundles (file format, roots); threats E5, E6.
 
 mod archive;
+mod canonical;
 mod directory;
+pub mod sign;
+pub mod signature;
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::Finding;
 use crate::units::Size;
+use signature::{Signature, Signatures};
 
 /// How much a bundle may hold.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +53,8 @@ pub struct Bundle {
     pub metadata: Value,
     pub modules: Vec<Source>,
     pub data: Map<String, Value>,
+    /// Who vouches for it, where that was asked for and verified.
+    pub signature: Option<Signature>,
 }
 
 /// One Rego file.
@@ -68,6 +74,18 @@ struct File {
     /// Relative, with `/`, without `.` or `..`.
     path: String,
     content: Vec<u8>,
+}
+
+/// How a bundle arrived. Of a directory, names that begin with a dot were never read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Archive,
+    Directory,
+}
+
+/// True for what is not part of a bundle: what lies under a name that begins with a dot.
+fn hidden(path: &str) -> bool {
+    path != ".manifest" && !signature::is_signatures(path) && path.split('/').any(|part| part.starts_with('.'))
 }
 
 /// `.manifest`; keys we do not know are OPA's to add.
@@ -134,13 +152,31 @@ pub fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
 ///
 /// # Errors
 /// Every mistake that can be told without parsing Rego, each with its place.
-pub fn read(name: &str, path: &Path, bounds: &Bounds) -> Result<Bundle, Vec<Finding>> {
+pub fn read(name: &str, path: &Path, bounds: &Bounds, signatures: Signatures<'_>) -> Result<Bundle, Vec<Finding>> {
     let shown = tidy(path).display().to_string();
     let metadata = std::fs::metadata(path).map_err(|error| {
         vec![Finding::whole(&shown, format!("bundle `{name}` cannot be read: {error}"), "give a directory or a .tar.gz bundle")]
     })?;
-    let files = if metadata.is_dir() { directory::read(path, bounds)? } else { archive::read(path, bounds)? };
-    Reader { root: shown, name, findings: Vec::new() }.understand(files)
+    if metadata.is_dir() {
+        let files = directory::read(path, bounds)?;
+        return Reader { root: shown, name, findings: Vec::new() }.verify_and_understand(files, signatures, Form::Directory);
+    }
+    read_archive(name, &shown, &archive::load(path, bounds)?, bounds, signatures)
+}
+
+/// Reads a bundle from the bytes of a `.tar.gz`; `shown` is what findings call it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_archive(
+    name: &str,
+    shown: &str,
+    archive: &[u8],
+    bounds: &Bounds,
+    signatures: Signatures<'_>,
+) -> Result<Bundle, Vec<Finding>> {
+    let files = archive::read(shown, archive, bounds)?;
+    Reader { root: shown.to_owned(), name, findings: Vec::new() }.verify_and_understand(files, signatures, Form::Archive)
 }
 
 /// A path without the `folder/..` in it, where that names the same place: a folder may be a link.
@@ -194,6 +230,13 @@ impl Reader<'_> {
         self.findings.push(Finding::whole(&file, message, hint));
     }
 
+    /// The files that were verified are the files that are parsed: there is no second reading.
+    fn verify_and_understand(self, mut files: Vec<File>, signatures: Signatures<'_>, form: Form) -> Result<Bundle, Vec<Finding>> {
+        let signature = signature::check((self.name, &self.root), &files, signatures, form)?;
+        files.retain(|file| !hidden(&file.path) && !signature::is_signatures(&file.path));
+        Ok(Bundle { signature, ..self.understand(files)? })
+    }
+
     fn understand(mut self, mut files: Vec<File>) -> Result<Bundle, Vec<Finding>> {
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let manifest = self.manifest(&files);
@@ -203,11 +246,6 @@ impl Reader<'_> {
             let (directory, leaf) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
             match leaf {
                 "data.json" | "data.yaml" | "data.yml" => self.mount(&mut data, directory, file),
-                ".signatures.json" => self.find(
-                    &file.path,
-                    "the bundle is signed, and this gate has no key to verify it with",
-                    "give an unsigned bundle; a signature nobody checks is worse than none",
-                ),
                 "patch.json" if directory.is_empty() => {
                     self.find(&file.path, "a delta bundle cannot be loaded on its own", "give a snapshot bundle");
                 }
@@ -221,7 +259,7 @@ impl Reader<'_> {
             return Err(self.findings);
         }
         let revision = if manifest.revision.is_empty() { digest(&files) } else { manifest.revision };
-        Ok(Bundle { name: self.name.to_owned(), revision, roots, metadata: manifest.metadata, modules, data })
+        Ok(Bundle { name: self.name.to_owned(), revision, roots, metadata: manifest.metadata, modules, data, signature: None })
     }
 
     fn manifest(&mut self, files: &[File]) -> Manifest {

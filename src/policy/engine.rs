@@ -22,12 +22,15 @@ use std::time::{Duration, Instant};
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{LimitError, PolicyLengthConfig, Value};
 
-use super::bundle::{self, Bounds, Source};
+use super::bundle::Source;
+use super::bundle::signature::Signature;
 use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
 use super::preflight::Checked;
-use super::{Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, guards, preflight, results, samples, suite};
+use super::{
+    Archives, Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, guards, preflight, results, samples, suite,
+};
 use crate::units::Size;
 
 /// Of so many requests the VM judges, one is judged by the interpreter as well.
@@ -42,6 +45,7 @@ pub struct Policy {
     entries: Vec<Entry>,
     footprints: Vec<Footprint>,
     revisions: BTreeMap<String, String>,
+    signatures: BTreeMap<String, Signature>,
     warnings: Vec<Finding>,
     twice: NonZeroU32,
     reuse: u64,
@@ -115,15 +119,23 @@ pub enum Chosen {
 }
 
 impl Policy {
-    /// Reads, checks and compiles the configured bundles for these entry points.
+    /// Reads, checks and compiles the configured bundles for these entry points; none of them is fetched from a service.
     ///
     /// # Errors
     /// Everything that is wrong with them, at once.
     pub fn load(config: &Config, entries: &[Entry]) -> Result<Self, Report> {
+        Self::load_with(config, entries, &Archives::new())
+    }
+
+    /// The same, with what was fetched for the bundles that come from services.
+    ///
+    /// # Errors
+    /// As [`Policy::load`].
+    pub fn load_with(config: &Config, entries: &[Entry], archives: &Archives) -> Result<Self, Report> {
         let mut findings = Vec::new();
         let mut bundles = Vec::new();
         for (name, source) in &config.bundles {
-            match bundle::read(name, &source.path, &Bounds::default()) {
+            match source.read(name, archives) {
                 Ok(mut bundle) => {
                     for module in &mut bundle.modules {
                         if let Some(text) = results::as_equations(module) {
@@ -144,6 +156,7 @@ impl Policy {
         let mut checked = preflight::check(&bundles, entries).map_err(Report::sorted)?;
         let footprints: Vec<Footprint> = checked.rules.iter().map(|(_, node)| Footprint::of(&checked.program, *node)).collect();
         let revisions = bundles.iter().map(|bundle| (bundle.name.clone(), bundle.revision.clone())).collect();
+        let signatures = bundles.iter().filter_map(|bundle| Some((bundle.name.clone(), bundle.signature.clone()?))).collect();
         let judged = |(rule, _): &(String, usize)| Judged {
             rule: rule.clone(),
             fit: Err("it was not looked at".to_owned()),
@@ -165,7 +178,7 @@ impl Policy {
         }
         let twice = NonZeroU32::new(TWICE).unwrap_or(NonZeroU32::MIN);
         let (entries, warnings, reuse) = (entries.to_vec(), checked.warnings, config.reuse.bytes() as u64);
-        Ok(Self { plan: Arc::new(plan), entries, footprints, revisions, warnings, twice, reuse })
+        Ok(Self { plan: Arc::new(plan), entries, footprints, revisions, signatures, warnings, twice, reuse })
     }
 
     /// A fresh engine for one worker, compiled and warm.
@@ -239,6 +252,11 @@ impl Policy {
     /// Bundle → revision.
     pub fn revisions(&self) -> &BTreeMap<String, String> {
         &self.revisions
+    }
+
+    /// Bundle → its verified signature; what is not signed is not here.
+    pub fn signatures(&self) -> &BTreeMap<String, Signature> {
+        &self.signatures
     }
 
     /// What is no mistake but should be known.

@@ -120,6 +120,14 @@ fn overlaps(bundles: &[Bundle]) -> Vec<Finding> {
     findings
 }
 
+/// The package of a file, dotted, once it has been parsed.
+///
+/// # Errors
+/// Where it cannot be parsed.
+pub fn package_of(source: &Source) -> Result<String, Finding> {
+    parse(source).map(|module| super::program::package(&module).join("."))
+}
+
 fn outside_roots(bundle: &Bundle, module: &Module) -> Option<Finding> {
     let package = super::program::package(module);
     let path = package.join("/");

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use regorus::Value;
 use regorus::unstable::{Module, Ref};
 
+use super::bundle::signature::Signatures;
 use super::bundle::{self, Bounds, Bundle, Source};
 use super::engine::EvaluationError;
 use super::explain::{Event, Explanation, Kind, RuleStory, Tracer};
@@ -333,7 +334,11 @@ fn merged(paths: &[impl AsRef<Path>]) -> Result<Bundle, Report> {
         let path = path.as_ref();
         let bounds = Bounds::default();
         let whole = path.is_dir() || path.to_string_lossy().ends_with(".gz") || !path.exists();
-        let read = if whole { bundle::read(&path.display().to_string(), path, &bounds) } else { bundle::read_file(path, &bounds) };
+        let read = if whole {
+            bundle::read(&path.display().to_string(), path, &bounds, Signatures::Ignore)
+        } else {
+            bundle::read_file(path, &bounds)
+        };
         match read {
             Ok(bundle) => bundles.push(bundle),
             Err(found) => findings.extend(found),

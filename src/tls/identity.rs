@@ -81,6 +81,8 @@ pub enum IdentityError {
     NoAuthority { file: PathBuf, trust_domain: TrustDomain },
     #[error("{}: holds no CA certificate; put the roots there that vouch for the server", file.display())]
     NoRoots { file: PathBuf },
+    #[error("this machine has no CA certificates of its own; install them (ca-certificates), or name a file with `tls: {{ca: …}}`")]
+    NoSystemRoots,
     #[error("{}: certificate {position} is not a CA; a bundle holds CA certificates only, or a workload's key could issue SVIDs", file.display())]
     NotAuthority { file: PathBuf, position: usize },
 }

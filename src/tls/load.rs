@@ -158,6 +158,17 @@ pub fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, Identity
     }
 }
 
+/// The CA certificates this machine trusts, for servers in the open: where the system keeps them, or the file SSL_CERT_FILE names.
+///
+/// # Errors
+/// When there are none.
+pub fn system_authorities() -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let mut found = rustls_native_certs::load_native_certs().certs;
+    // Of a hundred there are always some that are no CA by the letter; they vouch for nobody here.
+    found.retain(|certificate| anchor(certificate).is_some());
+    if found.is_empty() { Err(IdentityError::NoSystemRoots) } else { Ok(found) }
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     // The PEM parser's own words quote the line it stumbled over, and that line can be a key's.
     CertificateDer::pem_slice_iter(&read(file)?)

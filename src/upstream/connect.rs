@@ -87,7 +87,7 @@ impl Connector {
             Proof::SpiffeIds(ids) => tls::client_config(Arc::clone(&self.holder), Some(ids.clone())),
             Proof::Authorities(file) => {
                 let authorities = tls::authorities(file).map_err(|error| UpstreamError::Connect(io::Error::other(error)))?;
-                tls::web_client_config(&authorities)
+                tls::web_client_config(&authorities, None)
             }
         };
         let mut config = config.map_err(|error| UpstreamError::Connect(io::Error::other(error)))?;

@@ -10,6 +10,7 @@
 )]
 
 mod anomaly;
+mod bundles;
 mod cuts;
 mod deny;
 mod examples;

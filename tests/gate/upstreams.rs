@@ -636,7 +636,7 @@ fn past() -> Lifetime {
 }
 
 /// An ordinary certificate, for a name.
-fn named(authority: &Authority, name: &str) -> Issued {
+pub fn named(authority: &Authority, name: &str) -> Issued {
     let mut parameters = svid(&SpiffeId::new("spiffe://example.org/x").unwrap(), lifetime(3600)).unwrap();
     parameters.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into().unwrap())];
     authority.sign(&parameters).unwrap()

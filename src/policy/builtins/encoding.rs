@@ -13,11 +13,11 @@ const LOOSE: GeneralPurposeConfig =
 
 /// One block of PEM.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Block<'t> {
-    pub(super) label: &'t str,
-    pub(super) bytes: Vec<u8>,
+pub(in crate::policy) struct Block<'t> {
+    pub(in crate::policy) label: &'t str,
+    pub(in crate::policy) bytes: Vec<u8>,
     /// What follows it.
-    pub(super) rest: &'t str,
+    pub(in crate::policy) rest: &'t str,
 }
 
 fn decoded(alphabet: &Alphabet, text: &str) -> Option<Vec<u8>> {
@@ -35,7 +35,7 @@ pub(super) fn standard(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Base64url with or without padding, as `base64url.decode` reads it (RFC 7515 appendix C).
-pub(super) fn url(text: &str) -> Option<Vec<u8>> {
+pub(in crate::policy) fn url(text: &str) -> Option<Vec<u8>> {
     if text.ends_with('=') {
         return decoded(&URL_SAFE, text);
     }
@@ -61,7 +61,7 @@ pub(super) fn to_standard(bytes: &[u8]) -> String {
 }
 
 /// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(in crate::policy) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |value: u8| DIGITS.get(usize::from(value)).map_or('0', |digit| char::from(*digit));
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
@@ -78,7 +78,7 @@ pub(super) fn json_object(bytes: &[u8]) -> Option<Value> {
 }
 
 /// The first block of PEM at the beginning of a line.
-pub(super) fn pem(text: &str) -> Option<Block<'_>> {
+pub(in crate::policy) fn pem(text: &str) -> Option<Block<'_>> {
     const BEGIN: &str = "-----BEGIN ";
     let mut rest = text;
     loop {

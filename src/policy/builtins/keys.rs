@@ -21,7 +21,7 @@ use super::encoding;
 
 /// How a token is signed (RFC 7518 section 3, RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(in crate::policy) enum Family {
     Hmac,
     Rsa,
     RsaPss,
@@ -31,7 +31,7 @@ pub(super) enum Family {
 
 /// The length of a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bits {
+pub(in crate::policy) enum Bits {
     B256,
     B384,
     B512,
@@ -39,11 +39,11 @@ pub(super) enum Bits {
 
 /// A signature algorithm by its two parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Algorithm(pub(super) Family, pub(super) Bits);
+pub(in crate::policy) struct Algorithm(pub(super) Family, pub(super) Bits);
 
 impl Algorithm {
     /// The algorithm of a JOSE header.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(in crate::policy) fn named(name: &str) -> Option<Self> {
         let family = match name.get(..2)? {
             "HS" => Family::Hmac,
             "RS" => Family::Rsa,
@@ -63,12 +63,12 @@ impl Algorithm {
 
 /// One key, and what its set says about it.
 #[derive(Debug)]
-pub(super) struct Key {
+pub(in crate::policy) struct Key {
     /// Empty when nothing is said.
     pub(super) alg: String,
     pub(super) kid: String,
     /// It holds a private part. The `verify_…` builtins take public keys only.
-    pub(super) private: bool,
+    pub(in crate::policy) private: bool,
     material: Material,
 }
 
@@ -126,12 +126,12 @@ impl Key {
     }
 
     /// The key of an HMAC.
-    pub(super) fn secret(secret: &str) -> Self {
+    pub(in crate::policy) fn secret(secret: &str) -> Self {
         Self::new(Material::Secret(secret.as_bytes().to_vec()))
     }
 
     /// True when this key made this signature with this algorithm.
-    pub(super) fn signed(&self, Algorithm(family, bits): Algorithm, message: &[u8], signature: &[u8]) -> bool {
+    pub(in crate::policy) fn signed(&self, Algorithm(family, bits): Algorithm, message: &[u8], signature: &[u8]) -> bool {
         match (&self.material, family) {
             (Material::Secret(secret), Family::Hmac) => {
                 let algorithm = match bits {
@@ -186,7 +186,7 @@ thread_local! {
 }
 
 /// The keys in a PEM certificate, a PEM public key, a JWK or a JWK set.
-pub(super) fn read(text: &str) -> Option<Rc<[Key]>> {
+pub(in crate::policy) fn read(text: &str) -> Option<Rc<[Key]>> {
     if let Some(keys) = READ.with_borrow(|read| read.get(text).map(Rc::clone)) {
         return Some(keys);
     }

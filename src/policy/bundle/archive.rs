@@ -1,6 +1,6 @@
 //! A bundle that is a `.tar.gz`: inflated into bounded memory and read there.
 //!
-//! In: a path and bounds. Out: files with relative names. What must stay true: whatever could make two readers see two
+//! In: bytes, from a file or a service, and bounds. Out: files with relative names. What must stay true: whatever could make two readers see two
 //! bundles (links, PAX sizes, a name twice, bytes after the end) is refused, so that what a signature will cover is what is
 //! loaded. A single leading `/` or `./` is stripped, because `opa build` writes such names and nothing is ever unpacked.
 
@@ -15,14 +15,20 @@ use super::{Bounds, File};
 use crate::policy::Finding;
 
 /// Reads every file of an archive.
-pub(super) fn read(path: &Path, bounds: &Bounds) -> Result<Vec<File>, Vec<Finding>> {
-    let shown = path.display().to_string();
-    inflate(path, bounds)
-        .and_then(|tar| unpack(&tar, bounds))
-        .map_err(|message| vec![Finding::whole(&shown, message, "build the bundle anew with `opa build -b`")])
+pub(super) fn read(shown: &str, compressed: &[u8], bounds: &Bounds) -> Result<Vec<File>, Vec<Finding>> {
+    inflate(compressed, bounds).and_then(|tar| unpack(&tar, bounds)).map_err(|message| wrong(shown, message))
 }
 
-fn inflate(path: &Path, bounds: &Bounds) -> Result<Vec<u8>, String> {
+fn wrong(shown: &str, message: String) -> Vec<Finding> {
+    vec![Finding::whole(shown, message, "build the bundle anew with `opa build -b`")]
+}
+
+/// The bytes of an archive that is a file.
+pub(super) fn load(path: &Path, bounds: &Bounds) -> Result<Vec<u8>, Vec<Finding>> {
+    bytes(path, bounds).map_err(|message| wrong(&path.display().to_string(), message))
+}
+
+fn bytes(path: &Path, bounds: &Bounds) -> Result<Vec<u8>, String> {
     let unreadable = |error: std::io::Error| format!("the archive cannot be read: {error}");
     let limit = bounds.bytes.0;
     let mut compressed = Vec::new();
@@ -31,6 +37,11 @@ fn inflate(path: &Path, bounds: &Bounds) -> Result<Vec<u8>, String> {
         return Err("neither a directory nor a plain file".to_owned());
     }
     file.take(limit.saturating_add(1)).read_to_end(&mut compressed).map_err(unreadable)?;
+    Ok(compressed)
+}
+
+fn inflate(compressed: &[u8], bounds: &Bounds) -> Result<Vec<u8>, String> {
+    let limit = bounds.bytes.0;
     if compressed.len() as u64 > limit {
         return Err(format!("the archive is larger than {}", bounds.bytes));
     }
@@ -38,7 +49,7 @@ fn inflate(path: &Path, bounds: &Bounds) -> Result<Vec<u8>, String> {
     let headers = 2048u64.saturating_mul(bounds.files as u64);
     let fair = (compressed.len() as u64).saturating_mul(bounds.ratio).max(1 << 20);
     let most = limit.saturating_add(headers).min(fair);
-    let mut rest = compressed.as_slice();
+    let mut rest = compressed;
     let mut tar = Vec::new();
     GzDecoder::new(&mut rest)
         .take(most.saturating_add(1))
@@ -89,15 +100,9 @@ fn unpack(tar: &[u8], bounds: &Bounds) -> Result<Vec<File>, String> {
         if content.len() as u64 != entry.size() {
             return Err(format!("`{name}` is cut short"));
         }
-        if !hidden(&name) {
-            files.push(File { path: name, content });
-        }
+        files.push(File { path: name, content });
     }
     Ok(files)
-}
-
-fn hidden(name: &str) -> bool {
-    name != ".manifest" && name != ".signatures.json" && name.split('/').any(|part| part.starts_with('.'))
 }
 
 fn clean(raw: &[u8]) -> Result<String, String> {

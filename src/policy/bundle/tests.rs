@@ -57,7 +57,7 @@ fn written(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn refusal(path: &Path) -> String {
-    let findings = read("b", path, &Bounds::default()).unwrap_err();
+    let findings = read("b", path, &Bounds::default(), Signatures::Refuse).unwrap_err();
     findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
@@ -75,14 +75,14 @@ fn a_directory_and_an_archive_of_the_same_files_are_the_same_bundle() {
         ("README.md", "text"),
     ];
     let home = directory(&files);
-    let from_directory = read("b", home.path(), &Bounds::default()).unwrap();
+    let from_directory = read("b", home.path(), &Bounds::default(), Signatures::Refuse).unwrap();
     for prefix in ["", "/", "./"] {
         let entries: Vec<(EntryType, String, &[u8])> =
             files.iter().map(|(name, content)| (EntryType::Regular, format!("{prefix}{name}"), content.as_bytes())).collect();
         let entries: Vec<(EntryType, &str, &[u8])> =
             entries.iter().map(|(kind, name, content)| (*kind, name.as_str(), *content)).collect();
         let (_home, path) = archive(&entries);
-        let from_archive = read("b", &path, &Bounds::default()).unwrap();
+        let from_archive = read("b", &path, &Bounds::default(), Signatures::Refuse).unwrap();
         assert_eq!(from_archive.data, from_directory.data);
         assert_eq!(from_archive.modules.len(), from_directory.modules.len());
     }
@@ -96,7 +96,7 @@ fn a_bundle_without_a_manifest_is_named_by_its_content() {
     let one = directory(&[("p.rego", POLICY)]);
     let same = directory(&[("p.rego", POLICY)]);
     let other = directory(&[("p.rego", "package a\n\nr := 2\n")]);
-    let revision = |home: &tempfile::TempDir| read("b", home.path(), &Bounds::default()).unwrap().revision;
+    let revision = |home: &tempfile::TempDir| read("b", home.path(), &Bounds::default(), Signatures::Refuse).unwrap().revision;
     assert!(revision(&one).starts_with("sha256:"));
     assert_eq!(revision(&one), revision(&same));
     assert_ne!(revision(&one), revision(&other));
@@ -135,12 +135,12 @@ fn archives_are_bounded_before_they_are_held() {
     let many: Vec<(EntryType, &str, &[u8])> = many.iter().map(|(kind, name, content)| (*kind, name.as_str(), *content)).collect();
     let (_home, path) = archive(&many);
     let few = Bounds { files: 10, ..Bounds::default() };
-    assert!(read("b", &path, &few).unwrap_err()[0].message.contains("more than 10 files"));
+    assert!(read("b", &path, &few, Signatures::Refuse).unwrap_err()[0].message.contains("more than 10 files"));
     let small = Bounds { bytes: Size(100), ..Bounds::default() };
-    assert!(!read("b", &path, &small).unwrap_err().is_empty());
+    assert!(!read("b", &path, &small, Signatures::Refuse).unwrap_err().is_empty());
     let home = directory(&[("p.rego", POLICY), ("x", &"y".repeat(200))]);
-    assert!(read("b", home.path(), &small).unwrap_err()[0].message.contains("more bytes"));
-    assert!(read("b", home.path(), &Bounds { files: 1, ..Bounds::default() }).is_err());
+    assert!(read("b", home.path(), &small, Signatures::Refuse).unwrap_err()[0].message.contains("more bytes"));
+    assert!(read("b", home.path(), &Bounds { files: 1, ..Bounds::default() }, Signatures::Refuse).is_err());
     let mut trailing = fs::read(&path).unwrap();
     trailing.extend_from_slice(&compressed(b"another stream"));
     let (_home, path) = written(&trailing);
@@ -159,7 +159,7 @@ fn mistakes_name_their_file_and_place() {
         ("roots `a` and `a/b` overlap", &[(".manifest", "{\"roots\": [\"a\", \"a/b\"]}")]),
         ("data.b.c lies outside", &[(".manifest", "{\"roots\": [\"b/d\"]}"), ("data.json", "{\"b\": {\"c\": 1, \"d\": 2}}")]),
         ("data.a.x is already given", &[("a/data.json", "{\"x\": 1}"), ("data.json", "{\"a\": {\"x\": 1}}")]),
-        ("the bundle is signed", &[(".signatures.json", "{}")]),
+        ("the bundle is signed, and nothing says", &[(".signatures.json", "{}")]),
         ("delta bundle", &[("patch.json", "{}")]),
     ];
     for (expected, files) in rows {
@@ -173,7 +173,7 @@ fn mistakes_name_their_file_and_place() {
 fn a_link_is_followed_inside_the_bundle_only() {
     let home = directory(&[("..data/p.rego", POLICY)]);
     std::os::unix::fs::symlink("..data/p.rego", home.path().join("p.rego")).unwrap();
-    assert_eq!(read("b", home.path(), &Bounds::default()).unwrap().modules.len(), 1);
+    assert_eq!(read("b", home.path(), &Bounds::default(), Signatures::Refuse).unwrap().modules.len(), 1);
     std::os::unix::fs::symlink("/etc/hostname", home.path().join("q.rego")).unwrap();
     assert!(refusal(home.path()).contains("leaves the bundle"));
 }

@@ -34,7 +34,7 @@ pub fn load(files: &[(&str, &str)], entries: &[Entry], engine: EngineChoice) -> 
         std::fs::write(home.join(name), text).unwrap();
     }
     let config = Config {
-        bundles: BTreeMap::from([("b".to_owned(), BundleSource { path: home })]),
+        bundles: BTreeMap::from([("b".to_owned(), BundleSource::at(home))]),
         decision: "a/r".to_owned(),
         result: None,
         may_kill: Vec::new(),
