@@ -18,6 +18,7 @@ mod grpc;
 mod harness;
 mod life;
 mod promises;
+mod readers;
 mod record;
 mod review;
 mod spire;
