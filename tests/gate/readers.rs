@@ -22,8 +22,12 @@ reasons contains "not_for_you" if {
 reasons contains "frozen" if input.request.headers["x-frozen"][0] == "yes"
 "#;
 
-const RESOURCES: &str = "resources:\n  - match: {path: /v1/users/**}\n    type: user\n    sensitivity: high\n\
-                         workloads:\n  - {spiffe_id: \"spiffe://example.org/agents/*\", owner: data-team, kind: agent}\n";
+const RESOURCES: &str = "resources:
+  - {match: {path: /v1/users/**, methods: [GET]}, type: user, sensitivity: high, effect: read}
+  - {match: {path: /v1/users/**}, type: user, sensitivity: high, effect: destroy}
+workloads:
+  - {spiffe_id: \"spiffe://example.org/agents/*\", owner: data-team, kind: agent}
+";
 
 fn portcullis(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_portcullis")).args(words).output().unwrap()
@@ -119,13 +123,16 @@ async fn a_timeline_tells_who_did_what_how_it_ended_and_who_killed_it() {
     let output = portcullis(&["audit", "show", "--identity", "spiffe://example.org/agents/research", &file]);
     let text = String::from_utf8(output.stdout).unwrap();
     let talk = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && talk.contains("1 line is no JSON") && talk.contains("1 line is no decision log's"), "{talk}");
+    assert!(
+        output.status.success() && talk.contains("1 line is no JSON") && talk.contains("1 line is no decision log's"),
+        "{talk}"
+    );
     for part in [
         "GET gate.test/v1/users/7 (user, high, read)",
         "DELETE gate.test/v1/users/7 (user, high, destroy)\n    policy: not_for_you; rule portcullis/decision of generation 1; 403;",
         "cut: kill; killed by ",
         "(\"test\", kill ",
-        "POST /v1/kills → 201 killed: 1 cut",
+        "POST /v1/kills → 200 killed: 1 cut",
         "    killed; ",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
@@ -144,6 +151,21 @@ async fn a_timeline_tells_who_did_what_how_it_ended_and_who_killed_it() {
     told(1, &["audit", "show", "--decision", "00000000-0000-4000-8000-000000000000", &file]);
     assert_eq!(told(0, &["audit", "show", "--to", "2020-01-01", &file]), "");
     told(64, &["audit", "show", "--to", "yesterday", &file]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_was_recorded_while_open_is_told_again_when_it_ends() {
+    let (gate, _backend) = busy("  durability: written\n").await;
+    let file = log(&gate);
+    let text = told(0, &["audit", "show", "--identity", "spiffe://example.org/agents/research", &file]);
+    assert!(text.contains("GET gate.test/v1/events") && text.contains("open when this was written"), "{text}");
+    let ended = text.lines().skip_while(|line| !(line.contains("  ended    ") && line.contains("/v1/events"))).nth(1);
+    assert!(ended.is_some_and(|line| line.contains("cut: kill; killed by ") && line.contains("(\"test\", kill ")), "{text}");
+    assert!(!text.contains("operators/alice"), "the end of what is not looked at is not told: {text}");
+    let period = ["--from", "2020-01-01", "--to", "2100-01-01", "--format", "json"];
+    let all = parsed(0, &[&["evidence", &file][..], &period].concat());
+    let cut: Vec<&Value> = all["identities"].as_array().unwrap().iter().map(|it| &it["cut_by_kills"]).collect();
+    assert_eq!(cut, [&json!(1), &json!(0)], "{all}");
 }
 
 /// The record again without what a test wrote behind it.
@@ -173,9 +195,16 @@ async fn replay_finds_exactly_the_decisions_another_bundle_changes() {
     }
 
     // A stricter one: exactly the agent's reads.
-    let strict = bundle(&gate, "strict", &format!("{POLICY}\nreasons contains \"no_agents\" if {{\n    input.peer.segments[0] == \"agents\"\n    input.request.method == \"GET\"\n}}\n"));
+    let strict = bundle(
+        &gate,
+        "strict",
+        &format!(
+            "{POLICY}\nreasons contains \"no_agents\" if {{\n    input.peer.segments[0] == \"agents\"\n    input.request.method == \"GET\"\n}}\n"
+        ),
+    );
     let now = parsed(1, &["replay", &file, "--bundle", &strict, "-c", &config, "--json"]);
-    let wanted = those(&record, |core| word(core) && core["method"] == "GET" && core["peer"] == "spiffe://example.org/agents/research");
+    let wanted =
+        those(&record, |core| word(core) && core["method"] == "GET" && core["peer"] == "spiffe://example.org/agents/research");
     assert!(wanted.len() == 3, "{wanted:?}");
     assert_eq!(ids(&now["changes"]), wanted, "{now}");
     assert_eq!((&now["unknown"], &now["changes"][0]["change"]), (&json!(0), &json!("allow_to_deny")));
@@ -191,7 +220,8 @@ async fn replay_finds_exactly_the_decisions_another_bundle_changes() {
     assert_eq!(ids(&now["changes"]), those(&record, |core| core["reason"] == "policy"));
 
     // One that reads what the log does not hold: unknown, and never the same.
-    let curious = bundle(&gate, "curious", &format!("{POLICY}\nreasons contains \"elsewhere\" if input.environment == \"nowhere\"\n"));
+    let curious =
+        bundle(&gate, "curious", &format!("{POLICY}\nreasons contains \"elsewhere\" if input.environment == \"nowhere\"\n"));
     let now = parsed(1, &["replay", &file, "--bundle", &curious, "-c", &config, "--json"]);
     assert_eq!((&now["changed"], &now["same"]), (&json!(0), &json!(0)), "{now}");
     assert_eq!(ids(&now["unknowns"]), those(&record, word));
@@ -254,11 +284,16 @@ async fn evidence_tells_what_each_identity_did_and_what_it_may_do_and_did_not() 
     let all = parsed(0, &[&["evidence", &file, "-c", &config, "--format", "json"][..], &period].concat());
     let of = |name: &str| all["identities"].as_array().unwrap().iter().find(|it| it["identity"] == name).unwrap().clone();
     let (research, alice) = (of(agent), of("spiffe://example.org/operators/alice"));
-    assert_eq!((&research["allowed"], &research["denied"], &research["owner"]), (&json!(3), &json!(2), &json!("data-team")), "{research}");
+    assert_eq!(
+        (&research["allowed"], &research["denied"], &research["owner"]),
+        (&json!(3), &json!(2), &json!("data-team")),
+        "{research}"
+    );
     assert_eq!((&research["cut_by_kills"], &research["refused_by_kills"]), (&json!(1), &json!(1)), "{research}");
     assert_eq!(research["kills"][0]["reason"], "test");
     assert_eq!(research["denial_reasons"], json!({"killed": 1, "policy": 1, "policy: not_for_you": 1}));
-    let reads = research["used"].as_array().unwrap().iter().find(|did| did["path"] == "/v1/users/{id}" && did["action"] == "GET").unwrap();
+    let reads =
+        research["used"].as_array().unwrap().iter().find(|did| did["path"] == "/v1/users/{id}" && did["action"] == "GET").unwrap();
     assert_eq!((&reads["allowed"], &reads["denied"], &reads["sensitivity"]), (&json!(2), &json!(1), &json!("high")), "{reads}");
     // The agent may not destroy; the operator may read both kinds and did neither with success.
     assert_eq!(research["allowed_unused"], json!([]), "{research}");
@@ -280,7 +315,9 @@ async fn evidence_tells_what_each_identity_did_and_what_it_may_do_and_did_not() 
     std::fs::write(&file, text).unwrap();
     let csv = told(0, &[&["evidence", &file, "-c", &config][..], &period].concat());
     let rows = rows(&csv, gate.folder.path());
-    let row = |what: &str, path: &str| rows.iter().find(|row| row["row"] == what && row["path"] == path).unwrap_or_else(|| panic!("{csv}"));
+    let row = |what: &str, path: &str| {
+        rows.iter().find(|row| row["row"] == what && row["path"] == path).unwrap_or_else(|| panic!("{csv}"))
+    };
     assert_eq!(row("used", "'=HYPERLINK(\"http://evil\",\"x\")")["identity"], agent);
     assert_eq!(row("allowed_unused", "/v1/events")["identity"], "spiffe://example.org/operators/alice");
     assert!(row("lacks", "")["detail"].as_str().unwrap().starts_with("lines lost 3"), "{csv}");

@@ -138,7 +138,9 @@ impl Show<'_> {
         let mut text = format!("{}  {:<7}  {what}\n    ", stamp(line.at), verdict(core));
         let mut parts = Vec::new();
         parts.extend(why(core));
-        parts.extend(line.envelope.path.as_ref().map(|rule| format!("rule {}{}", clean(rule), generation(core.generation))));
+        // Without a generation nobody was asked: the route's rule alone is known.
+        let asked_rule = line.envelope.path.as_ref().zip(core.generation);
+        parts.extend(asked_rule.map(|(rule, generation)| format!("rule {} of generation {generation}", clean(rule))));
         parts.extend((!core.edits.is_empty()).then(|| format!("edits {}", clean(&core.edits.join(", ")))));
         parts.extend(
             [
@@ -306,10 +308,6 @@ fn why(core: &Core) -> Option<String> {
         (reason, reasons) => reason.or(reasons)?,
     };
     Some(format!("{said}{}", observed.unwrap_or_default()))
-}
-
-fn generation(number: Option<u64>) -> String {
-    number.map_or_else(String::new, |number| format!(" of generation {number}"))
 }
 
 fn end(end: &End, killed: Option<&Kill>) -> String {
