@@ -2,6 +2,7 @@
 
 mod kills;
 mod show;
+mod told;
 
 use clap::{Args, Subcommand};
 

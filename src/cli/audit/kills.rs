@@ -4,6 +4,8 @@
 //! matches here only where the log shows that each of its fields does. A cut's line does not name its kill, and the line of the call is
 //! written after the cut (a call waits for workers and for the disk), so calls are gathered before the timeline is told.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 use time::{Duration, OffsetDateTime};
 
@@ -14,6 +16,8 @@ use crate::units::Span;
 const CALL_LASTS: Duration = Duration::seconds(35);
 /// How long after a kill's line what it cut may end.
 const CUT_LASTS: Duration = Duration::seconds(5);
+/// Of kills filed together, so many before and after a moment are looked at.
+const LOOKED_AT: usize = 64;
 /// More calls than this are not remembered.
 const MOST: usize = 100_000;
 
@@ -43,10 +47,12 @@ pub(super) struct Target {
     pub(super) certificate: Option<String>,
 }
 
-/// All of them.
+/// All of them, in the order of their calls; filed under one field of each selector, so that a look costs the same however many there are.
 #[derive(Debug, Default)]
 pub(super) struct Kills {
     given: Vec<Kill>,
+    /// Field and value → places in `given`.
+    drawers: HashMap<(String, String), Vec<usize>>,
     /// Those there was no room for.
     pub(super) more: u64,
 }
@@ -70,6 +76,8 @@ impl Kills {
             self.more += 1;
             return;
         }
+        let Some((name, Value::String(value))) = selector.iter().next() else { return };
+        self.drawers.entry((name.clone(), value.clone())).or_default().push(self.given.len());
         let ttl = detail("ttl").and_then(|ttl| ttl.parse::<Span>().ok()).and_then(|ttl| Duration::try_from(ttl.0).ok());
         self.given.push(Kill {
             at,
@@ -83,44 +91,58 @@ impl Kills {
 
     /// The kill that cut something at a time.
     pub(super) fn cut(&self, target: &Target, ended: OffsetDateTime) -> Option<&Kill> {
-        let near = self.given.iter().filter(|kill| kill.at - ended <= CALL_LASTS && ended - kill.at <= CUT_LASTS);
-        near.filter(|kill| kill.reaches(target)).min_by_key(|kill| (kill.at - ended).abs())
+        let near = self.near(target, ended).filter(|kill| kill.at - ended <= CALL_LASTS && ended - kill.at <= CUT_LASTS);
+        near.min_by_key(|kill| (kill.at - ended).abs())
     }
 
-    /// The standing kill that refused something at a time.
+    /// The standing kill that refused something at a time: the last whose call was told before, or else the first told after.
     pub(super) fn refused(&self, target: &Target, at: OffsetDateTime) -> Option<&Kill> {
         let stood = |kill: &&Kill| {
             kill.id.is_some() && kill.at - at <= CALL_LASTS && kill.until.is_none_or(|until| at - until <= CUT_LASTS)
         };
-        self.given.iter().filter(stood).filter(|kill| kill.reaches(target)).max_by_key(|kill| kill.at)
+        self.near(target, at).filter(stood).min_by_key(|kill| (kill.at > at, (kill.at - at).abs()))
+    }
+
+    /// The kills about a target that were told around a time.
+    fn near<'a, 't>(&'a self, target: &'t Target, at: OffsetDateTime) -> impl Iterator<Item = &'a Kill> + use<'a, 't> {
+        let drawers =
+            target.fields().into_iter().filter_map(|(name, value)| self.drawers.get(&(name.to_owned(), value.to_owned())));
+        let around = drawers.flat_map(move |drawer| {
+            let after = drawer.partition_point(|place| self.given.get(*place).is_some_and(|kill| kill.at <= at));
+            let from = after.saturating_sub(LOOKED_AT);
+            drawer.get(from..(after + LOOKED_AT).min(drawer.len())).unwrap_or_default()
+        });
+        around.filter_map(|place| self.given.get(*place)).filter(|kill| kill.reaches(target))
+    }
+}
+
+impl Target {
+    /// What fields of a selector may say of it.
+    fn fields(&self) -> Vec<(&'static str, &str)> {
+        let domain = self.identity.as_deref().and_then(|id| id.strip_prefix("spiffe://")?.split('/').next());
+        let all = [
+            ("spiffe_id", self.identity.as_deref()),
+            ("trust_domain", domain),
+            ("session", self.session.as_deref()),
+            ("task", self.task.as_deref()),
+            ("tool", self.tool.as_deref()),
+            ("exchange", self.exchange.as_deref()),
+            ("upstream", self.upstream.as_deref()),
+            ("upstream", self.host.as_deref()),
+            ("certificate", self.certificate.as_deref()),
+            ("address", self.address.as_deref()),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
 impl Kill {
+    /// True when every field of the selector is seen to hold.
     fn reaches(&self, target: &Target) -> bool {
-        let is = |found: &Option<String>, wanted: &str| found.as_deref() == Some(wanted);
-        let field = |name: &str, wanted: &str| match name {
-            "spiffe_id" => is(&target.identity, wanted),
-            "trust_domain" => {
-                let domain = target.identity.as_deref().and_then(|id| id.strip_prefix("spiffe://")?.split('/').next());
-                domain == Some(wanted)
-            }
-            "session" => is(&target.session, wanted),
-            "task" => is(&target.task, wanted),
-            "tool" => is(&target.tool, wanted),
-            "exchange" => is(&target.exchange, wanted),
-            "upstream" => is(&target.upstream, wanted) || is(&target.host, wanted),
-            "certificate" => is(&target.certificate, wanted),
-            "address" => is(&target.address, wanted),
-            _ => false,
-        };
-        !self.selector.is_empty()
-            && self.selector.iter().all(|(name, wanted)| wanted.as_str().is_some_and(|wanted| field(name, wanted)))
-    }
-
-    /// True when the selector's words are about this identity, session or task.
-    pub(super) fn names(&self, target: &Target) -> bool {
-        self.reaches(target)
+        let fields = target.fields();
+        let holds =
+            |name: &String, wanted: &Value| fields.iter().any(|(field, value)| field == name && wanted.as_str() == Some(value));
+        self.selector.iter().all(|(name, wanted)| holds(name, wanted))
     }
 }
 
@@ -152,6 +174,9 @@ mod tests {
         assert_eq!(kills.cut(&y, at(5_000)).unwrap().reason, "slow");
         assert_eq!(kills.refused(&x, at(400)).unwrap().id.as_deref(), Some("k1"));
         assert!(kills.refused(&x, at(900)).is_none(), "it was lifted");
+        kills.note(at(430), &call("killed: 0 cut", json!({"selector": selector, "reason": "again", "kill": "k2"})));
+        assert_eq!(kills.refused(&x, at(429)).unwrap().id.as_deref(), Some("k1"), "a call told before goes before one told after");
+        assert_eq!(kills.refused(&x, at(600)).unwrap().id.as_deref(), Some("k2"));
         assert!(kills.refused(&y, at(5_000)).is_none(), "the kill of one exchange stands for nothing");
     }
 }

@@ -1,26 +1,30 @@
 //! `portcullis audit show`: what happened, as one timeline.
 //!
 //! In: files of the record, and whom or when to look at. Out: an event a paragraph, or with `--json` an object a line, in the order of
-//! the record. What must stay true: memory holds the exchanges that are open and the kills that were given, never the log; what the
-//! record says it lacks is part of the timeline, whatever is filtered.
+//! time. What must stay true: memory holds the exchanges that are open, the kills that were given and a few seconds of events, never the
+//! log; what the record says it lacks is part of the timeline, whatever is filtered. A line is written up to a second after what it tells,
+//! so events wait a moment for those before them; sorting all of a log would take its size in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
-use super::kills::{Kill, Kills, Target};
+use super::kills::{Kills, Target};
+use super::told::{add_end, add_whole, end, target, verdict, what, whole, why};
 use crate::cli::failure::Failure;
 use crate::cli::log::{self, Body, Call, Core, End, Line};
-use crate::cli::period::{Period, amount, lasting, stamp};
+use crate::cli::period::{Period, stamp};
 use crate::cli::table::clean;
 use crate::cli::{data, talk};
 
 /// Exchanges whose closing line is still to come; more are told without it.
 const OPEN: usize = 200_000;
+/// How late a line may tell what happened before the line that is read, and how many wait for it.
+const LATE: Duration = Duration::seconds(5);
+const WAITING: usize = 20_000;
 /// So much text is written at a time.
 const PAGE: usize = 64 * 1024;
 
@@ -66,8 +70,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if kills.more > 0 {
         talk(&format!("warning: {} kills more than are remembered; who gave those is not told", kills.more));
     }
-    let mut show = Show { arguments, kills, open: HashMap::new(), overflowed: 0, told: 0, page: String::new() };
+    let mut show = Show {
+        arguments,
+        kills,
+        open: HashMap::new(),
+        overflowed: 0,
+        told: 0,
+        waiting: BTreeMap::new(),
+        seen: 0,
+        page: String::new(),
+    };
     let met = log::each(&files, |line| show.line(line))?;
+    show.write_out(0, None)?;
     show.flush()?;
     met.tell();
     if show.overflowed > 0 {
@@ -89,6 +103,9 @@ struct Show<'a> {
     overflowed: u64,
     /// Exchanges told.
     told: u64,
+    /// By time, and of one time in the order they came.
+    waiting: BTreeMap<(OffsetDateTime, u64), String>,
+    seen: u64,
     page: String,
 }
 
@@ -207,7 +224,7 @@ impl Show<'_> {
         this.note(at, call);
         // A view changes nothing, and a narrow look is about one.
         let changes = !call.call.starts_with("GET ");
-        if narrow && !this.cut(&looked_at, at).is_some_and(|kill| kill.names(&looked_at)) {
+        if narrow && this.cut(&looked_at, at).is_none() {
             return Ok(());
         }
         if !narrow && !changes {
@@ -233,16 +250,30 @@ impl Show<'_> {
     }
 
     fn say(&mut self, at: OffsetDateTime, text: String, mut told: Value) -> Result<(), Failure> {
-        if self.arguments.json {
-            if let Some(object) = told.as_object_mut() {
-                object.insert("time".to_owned(), stamp(at).into());
-            }
-            self.page.push_str(&told.to_string());
-        } else {
-            self.page.push_str(&text);
+        if let Some(object) = told.as_object_mut() {
+            object.insert("time".to_owned(), stamp(at).into());
         }
-        self.page.push('\n');
-        if self.page.len() < PAGE { Ok(()) } else { self.flush() }
+        self.seen += 1;
+        self.waiting.insert((at, self.seen), if self.arguments.json { told.to_string() } else { text });
+        self.write_out(WAITING, at.checked_sub(LATE))
+    }
+
+    /// Writes what has waited long enough, and what is more than may wait.
+    fn write_out(&mut self, may_wait: usize, until: Option<OffsetDateTime>) -> Result<(), Failure> {
+        while let Some(first) = self.waiting.first_entry() {
+            let early = until.is_some_and(|until| first.key().0 < until);
+            if !early && self.waiting.len() <= may_wait {
+                break;
+            }
+            if let Some((_, event)) = self.waiting.pop_first() {
+                self.page.push_str(&event);
+                self.page.push('\n');
+            }
+            if self.page.len() >= PAGE {
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
@@ -251,123 +282,4 @@ impl Show<'_> {
         }
         data(&std::mem::take(&mut self.page))
     }
-}
-
-fn target(line: &Line<'_>, core: &Core) -> Target {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Certificate {
-        sha256: Option<String>,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Peer {
-        certificate: Certificate,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Input {
-        peer: Peer,
-    }
-    let input = line.envelope.input.and_then(|input| serde_json::from_str::<Input>(input.get()).ok());
-    let address = line.envelope.requested_by.as_ref().and_then(|address| address.parse::<std::net::SocketAddr>().ok());
-    Target {
-        exchange: line.envelope.decision_id.clone(),
-        identity: core.peer.clone(),
-        session: core.session.clone(),
-        task: core.task.clone(),
-        tool: core.tool.clone(),
-        upstream: core.upstream.clone(),
-        host: core.host.clone(),
-        address: address.map(|address| address.ip().to_canonical().to_string()),
-        certificate: input.and_then(|input| input.peer.certificate.sha256),
-    }
-}
-
-fn what(core: &Core) -> String {
-    let word = |text: &Option<String>| clean(text.as_deref().unwrap_or("-"));
-    let mut said = format!("{}  {} {}{}", word(&core.peer), word(&core.method), word(&core.host), word(&core.path));
-    if let Some(resource) = &core.resource {
-        said = format!("{said} ({}, {}, {})", clean(&resource.r#type), clean(&resource.sensitivity), clean(&resource.effect));
-    }
-    said
-}
-
-fn verdict(core: &Core) -> String {
-    match core.verdict.as_deref() {
-        Some("observe_deny") => "observed".to_owned(),
-        other => clean(other.unwrap_or("-")),
-    }
-}
-
-fn why(core: &Core) -> Option<String> {
-    let reasons = (!core.reasons.is_empty()).then(|| clean(&core.reasons.join(", ")));
-    let observed = (core.verdict.as_deref() == Some("observe_deny")).then(|| " (let through: the route only observes)");
-    let said = match (core.reason.as_deref().map(clean), reasons) {
-        (Some(reason), Some(reasons)) => format!("{reason}: {reasons}"),
-        (reason, reasons) => reason.or(reasons)?,
-    };
-    Some(format!("{said}{}", observed.unwrap_or_default()))
-}
-
-fn end(end: &End, killed: Option<&Kill>) -> String {
-    let mut said = Vec::new();
-    said.extend(end.status.map(|status| status.to_string()));
-    let lasted = end.duration_seconds.map_or_else(String::new, |seconds| format!(" in {}", lasting(seconds)));
-    said.push(format!("{} up, {} down{lasted}", amount(end.bytes_in), amount(end.bytes_out)));
-    said.extend((!end.anomaly.is_empty()).then(|| format!("anomaly rules fired: {}", clean(&end.anomaly.join(", ")))));
-    let cause = end.cause.as_ref().map_or_else(String::new, |cause| format!(": {}", clean(cause)));
-    said.push(match &end.ending {
-        Some(ending) => format!("{}{cause}", clean(ending).replace('_', " ")),
-        None => "open when this was written".to_owned(),
-    });
-    if let Some(kill) = killed {
-        let id = kill.id.as_ref().map_or_else(String::new, |id| format!(", kill {}", clean(id)));
-        said.push(format!("killed by {} (\"{}\"{id})", clean(&kill.by), clean(&kill.reason)));
-    } else if end.cause.as_deref() == Some("kill") {
-        said.push("no call in these files gave that kill: a policy, an anomaly rule or an older call did".to_owned());
-    }
-    said.join("; ")
-}
-
-fn add_end(told: &mut Value, end: &End, killed: Option<&Kill>) {
-    let Some(object) = told.as_object_mut() else { return };
-    let killed = killed.map(|kill| json!({"by": kill.by, "reason": kill.reason, "kill": kill.id, "time": stamp(kill.at)}));
-    let more = [
-        ("status", json!(end.status)),
-        ("bytes_in", json!(end.bytes_in)),
-        ("bytes_out", json!(end.bytes_out)),
-        ("duration_seconds", json!(end.duration_seconds)),
-        ("ending", json!(end.ending)),
-        ("cause", json!(end.cause)),
-        ("anomaly", json!(end.anomaly)),
-        ("killed", json!(killed)),
-    ];
-    object.extend(more.map(|(name, value)| (name.to_owned(), value)));
-}
-
-/// All that one line holds beside the timeline.
-fn whole(line: &Line<'_>) -> String {
-    let mut text = String::new();
-    for (name, bundle) in &line.envelope.bundles {
-        text.push_str(&format!("\n    bundle {} {}", clean(name), clean(&bundle.revision)));
-    }
-    text.extend(line.envelope.error.iter().map(|error| format!("\n    fault {}", clean(error))));
-    for (name, value) in [("input", line.envelope.input), ("answer", line.envelope.result)] {
-        let value = value.and_then(|value| serde_json::from_str::<Value>(value.get()).ok());
-        let pretty = value.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or_else(|| "-".to_owned());
-        let indented: Vec<String> = pretty.lines().map(clean).collect();
-        text.push_str(&format!("\n    {name} {}", indented.join("\n    ")));
-    }
-    text
-}
-
-fn add_whole(told: &mut Value, line: &Line<'_>) {
-    let Some(object) = told.as_object_mut() else { return };
-    let value = |raw: Option<&serde_json::value::RawValue>| json!(raw);
-    let revisions: std::collections::BTreeMap<_, _> = line.envelope.bundles.iter().map(|(name, it)| (name, &it.revision)).collect();
-    object.insert("revisions".to_owned(), json!(revisions));
-    object.insert("error".to_owned(), json!(line.envelope.error));
-    object.insert("input".to_owned(), value(line.envelope.input));
-    object.insert("result".to_owned(), value(line.envelope.result));
 }
