@@ -4,20 +4,27 @@
 //! Everything written to stdout goes through [`data`], so that a reader who has seen enough (`| head`) is no failure.
 
 mod anomaly;
+mod audit;
 mod bundle;
 mod check;
 mod client;
+mod courts;
 mod coverage;
 mod dev;
 mod eval;
+mod evidence;
 mod exchanges;
 mod explain;
 mod failure;
 mod judging;
 mod kill;
 mod kills;
+mod lacking;
+mod log;
 mod panic;
+mod period;
 mod policy;
+mod replay;
 mod run;
 mod schema;
 mod sessions;
@@ -53,6 +60,12 @@ enum Command {
     Eval(eval::Arguments),
     /// Judges a recorded decision once more by the policy as it stands now, and says why.
     Explain(explain::Arguments),
+    /// Judges recorded decisions by another bundle: which would change.
+    Replay(replay::Arguments),
+    /// Reads the record.
+    Audit(audit::Arguments),
+    /// Gathers for an access review what each identity did, and what it may do and did not.
+    Evidence(evidence::Arguments),
     /// Runs the tests of a policy (`test_` rules), and says which rules they reach.
     Test(test::Arguments),
     /// Runs everything on this machine: a throw-away CA, a demo upstream, a policy, the gate.
@@ -93,6 +106,9 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Check(arguments) => check::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
+        Command::Evidence(arguments) => evidence::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Dev(arguments) => dev::run(arguments),
         Command::Bundle(arguments) => bundle::run(&arguments),
@@ -147,6 +163,10 @@ mod tests {
             "eval -c gate.yaml -i - --entry portcullis/decision --explain --json",
             "eval -c gate.yaml -i input.json --route all",
             "explain 3f2a3f2a-0000-4000-8000-000000000000 -c gate.yaml --log decisions.jsonl --json",
+            "replay a.jsonl b.jsonl.gz --bundle authz=new -c gate.yaml --json",
+            "audit show a.jsonl --identity spiffe://a.org/x --task t --session 0 --from 2026-11-01 --to 2026-11-02T00:00:00Z --json",
+            "audit show --decision 3f2a3f2a-0000-4000-8000-000000000000 a.jsonl",
+            "evidence --from 2026-11-01 --to 2026-12-01 -c gate.yaml --format csv a.jsonl",
             "test policy more.rego --run reads --watch --json --coverage-min 80 -v",
             "dev --tour --directory /tmp/x",
             "bundle build policy -o b.tar.gz --revision r1 --root a --root b/c",

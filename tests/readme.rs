@@ -77,6 +77,9 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis policy activate --dry-run", Succeeds),
     ("portcullis policy activate", Succeeds),
     ("portcullis policy rollback", Succeeds),
+    ("portcullis audit show --identity spiffe://example.org/agents/research decisions.jsonl", Succeeds),
+    ("portcullis evidence --from 2026-12-01 --to 2027-01-01 -c gate.yaml --format csv decisions.jsonl", Succeeds),
+    ("portcullis replay decisions.jsonl --bundle policy.new -c gate.yaml", Elsewhere),
     ("helm lint --strict charts/portcullis -f charts/portcullis/ci/minimal-values.yaml", Rendered),
     ("helm template gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml", Rendered),
     ("helm install gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml --dry-run=client", Rendered),
@@ -296,9 +299,12 @@ fn every_option_and_command_named_in_passing_is_there() {
         "eval",
         "explain",
         "test",
+        "audit show",
+        "evidence",
+        "replay",
     ]
     .into_iter()
-    .map(|command| help(&[command]))
+    .map(|command| help(&command.split(' ').collect::<Vec<_>>()))
     .collect();
     for option in quoted(README).into_iter().filter(|word| word.starts_with("--")) {
         let name = option.split(' ').next().unwrap();

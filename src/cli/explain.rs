@@ -5,25 +5,21 @@
 //! what was hashed is named. The record is read line by line, since it may be far larger than memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use regorus::Value;
-use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::failure::Failure;
 use super::judging::{Court, Wanted, as_json, told};
+use super::lacking::{self, Recorded};
+use super::log::{self, Body, Core, Revision};
 use super::table::{clean, or_dash, table};
 use super::{data, story};
 use crate::judge::Judgement;
-use crate::judge::facts::{FACTS, Needs};
-
-/// No line of a record is longer: bodies are bounded.
-const LINE: u64 = 256 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
@@ -46,42 +42,16 @@ pub(super) struct Arguments {
 }
 
 /// What is read of a decision line.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 struct Line {
-    decision_id: Option<String>,
     timestamp: String,
     path: Option<String>,
     input: Option<Box<RawValue>>,
     error: Option<String>,
-    #[serde(default)]
     bundles: BTreeMap<String, Revision>,
+    erased: Vec<String>,
+    masked: Vec<String>,
     portcullis: Core,
-}
-
-#[derive(Debug, Deserialize)]
-struct Revision {
-    revision: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Core {
-    kind: String,
-    verdict: Option<String>,
-    reason: Option<String>,
-    #[serde(default)]
-    reasons: Vec<String>,
-    generation: Option<u64>,
-    engine: Option<String>,
-    method: Option<String>,
-    host: Option<String>,
-    path: Option<String>,
-    peer: Option<String>,
-    enforcement: Option<String>,
-    #[serde(default)]
-    bytes_in: u64,
-    ending: Option<String>,
-    #[serde(default)]
-    edits: Vec<String>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -98,8 +68,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let input =
         Value::from_json_str(input.get()).map_err(|error| Failure::new(format!("the record's input is no JSON: {error}")))?;
     let unknown = unknown(&court, &line, &input);
-    let mut hashed = Vec::new();
-    hashes(&input, &mut "input".to_owned(), &mut hashed);
+    let hashed = lacking::hashed(&input);
+    let hashed: Vec<String> = hashed.iter().map(|path| format!("input.{}", path.join("."))).collect();
     let judgement = court.judge(&input);
     let explanation = court.explain(&input)?;
     let differs = differs(&line, &judgement);
@@ -151,15 +121,11 @@ fn summary(line: &Line) -> String {
     )
 }
 
-fn allowed(line: &Line) -> bool {
-    line.portcullis.verdict.as_deref() == Some("allow")
-}
-
 fn differs(line: &Line, now: &Judgement) -> bool {
     let reason = now.verdict.reason.map(|reason| reason.code());
     // What an anomaly rule or a kill denied was no word of the policy's.
-    let same_reason = allowed(line) || reason == line.portcullis.reason.as_deref();
-    allowed(line) != now.verdict.allowed || !same_reason || line.portcullis.reasons != now.verdict.reasons
+    let same_reason = line.portcullis.allowed() || reason == line.portcullis.reason.as_deref();
+    line.portcullis.allowed() != now.verdict.allowed || !same_reason || line.portcullis.reasons != now.verdict.reasons
 }
 
 fn compared(line: &Line, court: &Court, now: &Judgement, differs: bool) -> String {
@@ -204,65 +170,14 @@ fn compared(line: &Line, court: &Court, now: &Judgement, differs: bool) -> Strin
 
 /// What the policy reads, and the record may only have left out.
 ///
-/// A record holds the facts the policy of then could read, of the headers those it could read, and no bodies. The same revision is no
-/// proof that it was the same policy: whoever wrote the manifest may have left the number as it was.
+/// The same revision is no proof that it was the same policy: whoever wrote the manifest may have left the number as it was.
 fn unknown(court: &Court, line: &Line, input: &Value) -> Vec<String> {
     let footprint = court.policy.footprint(court.entry);
-    // Nothing came up, and the exchange was over when the line was written.
-    let no_body = line.portcullis.bytes_in == 0 && line.portcullis.ending.is_some();
-    let mut missing = BTreeSet::new();
-    for fact in FACTS.iter().filter(|fact| footprint.reads(fact.path)) {
-        let by_name = fact.path.last() == Some(&"headers");
-        if (fact.needs == Needs::Body && no_body) || (!by_name && stands(input, fact.path).is_some()) {
-            continue;
-        }
-        let beneath = footprint.paths.keys().map(|path| path.iter().map(String::as_str).collect::<Vec<_>>());
-        let beneath: Vec<_> = beneath.filter(|path| path.len() > fact.path.len() && path.starts_with(fact.path)).collect();
-        if beneath.is_empty() {
-            missing.insert(name(fact.path));
-        }
-        missing.extend(beneath.iter().filter(|path| stands(input, path).is_none()).map(|path| name(path)));
-    }
+    let end = &line.portcullis.end;
+    let recorded = Recorded { by: None, no_body: end.bytes_in == 0 && end.ending.is_some() };
+    let mut missing = lacking::unrecorded(footprint, recorded, input);
+    missing.extend(lacking::taken_out(footprint, line.erased.iter().chain(&line.masked)));
     missing.into_iter().collect()
-}
-
-fn name(path: &[&str]) -> String {
-    std::iter::once("input").chain(path.iter().copied()).collect::<Vec<_>>().join(".")
-}
-
-fn stands<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
-    let mut at = value;
-    for part in path {
-        let Value::Object(object) = at else { return None };
-        at = object.get(&Value::from(*part))?;
-    }
-    Some(at)
-}
-
-/// Paths of texts that a hash stands for.
-fn hashes(value: &Value, path: &mut String, found: &mut Vec<String>) {
-    match value {
-        Value::String(text) if holds_hash(text) && found.last() != Some(path) => found.push(path.clone()),
-        Value::Array(items) => items.iter().for_each(|item| hashes(item, path, found)),
-        Value::Object(object) => {
-            for (key, value) in object.iter_sorted() {
-                let length = path.len();
-                path.push('.');
-                path.push_str(&key.as_string().map_or_else(|_| key.to_string(), |key| key.to_string()));
-                hashes(value, path, found);
-                path.truncate(length);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// The form [`crate::audit::hash_secret`] gives.
-fn holds_hash(text: &str) -> bool {
-    text.match_indices("sha256:").any(|(at, mark)| {
-        let digits = text.get(at + mark.len()..).unwrap_or_default().chars().take_while(char::is_ascii_hexdigit).count();
-        digits == 16
-    })
 }
 
 /// The record, and the files rotation left beside it, the newest first.
@@ -300,37 +215,31 @@ fn find(files: &[PathBuf], id: &str) -> Result<Line, Failure> {
         .hint("a record that was moved away is read with --log FILE"))
 }
 
-fn in_file(path: &Path, id: &str) -> io::Result<Option<Line>> {
-    let file = File::open(path)?;
-    if path.extension().is_some_and(|extension| extension == "gz") {
-        return in_lines(BufReader::new(flate2::read::MultiGzDecoder::new(file)), id);
-    }
-    in_lines(BufReader::with_capacity(1 << 20, file), id)
-}
-
 /// The decision line of this id. A line that is no JSON is none: a crash may have torn it.
-fn in_lines(mut lines: impl BufRead, id: &str) -> io::Result<Option<Line>> {
+fn in_file(path: &Path, id: &str) -> io::Result<Option<Line>> {
+    let mut lines = log::open(path)?;
     let wanted = serde_json::Value::from(id).to_string();
     let mut line = Vec::new();
-    loop {
-        line.clear();
-        if lines.by_ref().take(LINE).read_until(b'\n', &mut line)? == 0 {
-            return Ok(None);
-        }
+    while log::next(&mut lines, &mut line)? {
         // Cheaper than reading each line as JSON, and a line that has the id somewhere else is looked at and passed over.
-        if !holds(&line, wanted.as_bytes()) {
+        if !log::holds(&line, wanted.as_bytes()) {
             continue;
         }
-        let found = serde_json::from_slice::<Line>(&line).ok();
-        if let Some(found) = found.filter(|found| found.portcullis.kind == "decision" && found.decision_id.as_deref() == Some(id)) {
-            return Ok(Some(found));
+        let Ok(log::Line { envelope, body: Body::Decision(core), .. }) = log::read(&line) else { continue };
+        if envelope.decision_id.as_deref() == Some(id) {
+            return Ok(Some(Line {
+                timestamp: envelope.timestamp,
+                path: envelope.path,
+                input: envelope.input.map(ToOwned::to_owned),
+                error: envelope.error,
+                bundles: envelope.bundles,
+                erased: envelope.erased,
+                masked: envelope.masked,
+                portcullis: *core,
+            }));
         }
     }
-}
-
-fn holds(line: &[u8], wanted: &[u8]) -> bool {
-    // The id stands near the front of a line; the whole of it is searched all the same.
-    line.windows(wanted.len()).any(|window| window == wanted)
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -340,21 +249,15 @@ mod tests {
     #[test]
     fn a_decision_is_found_among_torn_and_other_lines() {
         let core = r#""portcullis": {"kind": "KIND", "verdict": "deny", "reason": "policy", "bytes_in": 0}"#;
-        let line =
-            |id: &str, kind: &str| format!("{{\"decision_id\": \"{id}\", \"timestamp\": \"t\", {}}}\n", core.replace("KIND", kind));
+        let line = |id: &str, kind: &str| {
+            format!("{{\"decision_id\": \"{id}\", \"timestamp\": \"2026-01-01T00:00:00Z\", {}}}\n", core.replace("KIND", kind))
+        };
         let text = ["{\"torn\": \"b", "\n", &line("b", "closing"), &line("a", "decision"), &line("b", "decision")].concat();
-        let found = in_lines(text.as_bytes(), "b").unwrap().unwrap();
-        assert_eq!((found.decision_id.as_deref(), found.portcullis.kind.as_str()), (Some("b"), "decision"));
-        assert!(in_lines(text.as_bytes(), "c").unwrap().is_none());
-    }
-
-    #[test]
-    fn what_the_record_hashed_is_named() {
-        let input = Value::from_json_str(
-            r#"{"request": {"headers": {"authorization": ["sha256:ba7816bf8f01cfea"], "x": ["sha256:1"]}, "path": "/a?token=sha256:ba7816bf8f01cfea"}}"#,
-        );
-        let mut found = Vec::new();
-        hashes(&input.unwrap(), &mut "input".to_owned(), &mut found);
-        assert_eq!(found, ["input.request.headers.authorization", "input.request.path"]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.jsonl");
+        std::fs::write(&file, text).unwrap();
+        let found = in_file(&file, "b").unwrap().unwrap();
+        assert_eq!((found.portcullis.reason.as_deref(), found.path), (Some("policy"), None));
+        assert!(in_file(&file, "c").unwrap().is_none());
     }
 }

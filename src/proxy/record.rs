@@ -159,6 +159,12 @@ pub struct Rejected {
     pub target: Option<String>,
 }
 
+/// A policy's answer as a record shows it, bodies and rewrites as well: to hold a new one against.
+pub fn answer_as_recorded(answer: &Value) -> Option<Value> {
+    let shown = raw(answer, Place::Answer, InputDetail::Full, &Footprint::default())?;
+    Value::from_json_str(shown.get()).ok()
+}
+
 fn raw(value: &Value, place: Place, detail: InputDetail, footprint: &Footprint) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(&Shown { value, place, detail, footprint }).ok()
 }

@@ -19,6 +19,7 @@ mod grpc;
 mod harness;
 mod life;
 mod promises;
+mod readers;
 mod record;
 mod review;
 mod spire;

@@ -1,0 +1,27 @@
+//! `portcullis audit`: what reads the record.
+
+mod kills;
+mod show;
+mod told;
+
+use clap::{Args, Subcommand};
+
+use super::failure::Failure;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Tells what happened, in the order it happened.
+    Show(show::Arguments),
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.act {
+        Act::Show(arguments) => show::run(arguments),
+    }
+}
