@@ -247,7 +247,7 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
     // What is built once. Taking the rest and staying silent about these would be a gate that stands otherwise than it is written.
     let fixed = [
         ("environment", new.environment != now.environment),
-        ("listeners (all but their routes, server names and the path of health)", listeners(&new) != listeners(now)),
+        ("listeners (all but their routes, enforcement, server names and the path of health)", listeners(&new) != listeners(now)),
         ("limits", new.limits != now.limits),
         ("sessions", new.sessions != now.sessions),
         ("admin.address", new.admin.address != now.admin.address),

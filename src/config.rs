@@ -101,6 +101,7 @@ impl Config {
                 server_names: &listener.server_names,
                 health: listener.health.as_ref().map(|health| health.path.as_str()),
                 sse_last_event: listener.sse_last_event,
+                enforcement: listener.enforcement,
                 routes: &listener.routes,
                 destinations: (listener.mode == listener::Mode::Forward).then_some(&*listener.destinations),
             })

@@ -79,8 +79,9 @@ pub struct RouteConfig {
     /// The host the upstream is asked for: a name, with a port where it needs one, or `preserve`: the one the client asked for.
     #[serde(default = "preserve")]
     pub upstream_host: String,
+    /// The listener's own when absent.
     #[serde(default)]
-    pub enforcement: EnforcementConfig,
+    pub enforcement: Option<EnforcementConfig>,
     /// Another rule than `policy.decision`.
     #[serde(default)]
     pub decision: Option<String>,

@@ -86,7 +86,7 @@ fn routes(config: &Config) -> Vec<Route> {
         hosts: route.hosts.clone(),
         path_prefix: route.path_prefix.clone(),
         upstream: route.upstream.clone(),
-        enforcement: mode(route.enforcement),
+        enforcement: mode(route.enforcement.unwrap_or(listener.enforcement)),
         decision: decision(&route.decision),
     });
     let each = config.listeners.iter().flat_map(|listener| listener.destinations.iter().map(move |entry| (listener, entry)));
@@ -97,7 +97,7 @@ fn routes(config: &Config) -> Vec<Route> {
         hosts: entry.hosts.iter().flat_map(|host| entry.ports.iter().map(move |port| format!("{host}:{port}"))).collect(),
         path_prefix: "/".to_owned(),
         upstream: entry.name.clone(),
-        enforcement: mode(entry.enforcement),
+        enforcement: mode(entry.enforcement.unwrap_or(listener.enforcement)),
         decision: decision(&entry.decision),
     });
     rows.chain(outbound).collect()

@@ -96,6 +96,8 @@ pub struct ListenerPart<'a> {
     pub server_names: &'a [String],
     pub health: Option<&'a str>,
     pub sse_last_event: bool,
+    /// Of every route and destination that says nothing of its own.
+    pub enforcement: EnforcementConfig,
     pub routes: &'a [RouteConfig],
     /// `None` in front of a service.
     pub destinations: Option<&'a [DestinationConfig]>,
@@ -229,8 +231,8 @@ impl Listener {
         entries: &mut Vec<Entry>,
     ) -> Result<Self, Vec<String>> {
         let made = match part.destinations {
-            None => routes(part.routes, parts, upstreams, entries),
-            Some(destinations) => outbound(destinations, parts, upstreams, metrics, entries),
+            None => routes(part, parts, upstreams, entries),
+            Some(destinations) => outbound((destinations, part.enforcement), parts, upstreams, metrics, entries),
         };
         let place =
             |wrong: Vec<String>| wrong.into_iter().map(|wrong| format!("listener `{}`: {wrong}", part.name)).collect::<Vec<_>>();
@@ -256,15 +258,15 @@ impl Listener {
 }
 
 fn routes(
-    configs: &[RouteConfig],
+    part: &ListenerPart<'_>,
     parts: &Parts<'_>,
     upstreams: &[Target],
     entries: &mut Vec<Entry>,
 ) -> Result<(Taking, Vec<Route>), Vec<String>> {
     let mut mistakes = Vec::new();
-    let routes = Routes::new(configs).map_err(|wrong| mistakes.extend(wrong));
+    let routes = Routes::new(part.routes).map_err(|wrong| mistakes.extend(wrong));
     let mut places = Vec::new();
-    for route in configs {
+    for route in part.routes {
         let Some(upstream) = upstreams.iter().position(|target| *target.upstream.name == *route.upstream) else {
             mistakes.push(format!("route `{}`: there is no upstream `{}`", route.name, route.upstream));
             continue;
@@ -282,7 +284,7 @@ fn routes(
         places.push(Route {
             name: route.name.clone(),
             upstream,
-            enforcement: enforcement(route.enforcement),
+            enforcement: enforcement(route.enforcement.unwrap_or(part.enforcement)),
             entry: entry_of(route.decision.as_deref(), route.result, parts, entries),
             host,
             outbound: None,
@@ -296,7 +298,7 @@ fn routes(
 
 /// The destinations of a listener. To everything that counts and kills, each is an upstream of its own.
 fn outbound(
-    configs: &[DestinationConfig],
+    (configs, usual): (&[DestinationConfig], EnforcementConfig),
     parts: &Parts<'_>,
     upstreams: &mut Vec<Target>,
     metrics: &Metrics,
@@ -311,7 +313,7 @@ fn outbound(
         places.push(Route {
             name: name.clone(),
             upstream: upstreams.len() - 1,
-            enforcement: enforcement(config.enforcement),
+            enforcement: enforcement(config.enforcement.unwrap_or(usual)),
             entry: entry_of(config.decision.as_deref(), config.result, parts, entries),
             host: None,
             outbound: Some(rule),
