@@ -9,6 +9,7 @@ mod accept;
 mod change;
 mod identity;
 mod run;
+mod shadow;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::audit::{self, Audit, AuditMetrics, Labels};
 use crate::config::{self, Config};
 use crate::control::{self, StatusBoard};
 use crate::exchange::Registry;
+use crate::judge::shadow::Shadow;
 use crate::judge::{Bench, Judge};
 use crate::kill::{Door, DoorError};
 use crate::listener::{Entrance, House};
@@ -140,6 +142,7 @@ impl App {
             ready: AtomicBool::new(false),
             own: std::sync::OnceLock::new(),
             identified: AtomicBool::new(false),
+            shadow: Shadow::new(workers),
             retired: Mutex::new(retire),
         });
 
@@ -159,6 +162,7 @@ impl App {
         let parts = Shared { services, bench, holder, agent, status: Arc::new(StatusBoard::default()) };
         parts.describe(&config, &addresses);
         parts.put_in_force(&config, policy, None)?;
+        parts.load_shadow(&config.policy);
         Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
     }
 

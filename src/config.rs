@@ -116,6 +116,7 @@ impl Config {
             windows: &self.time_windows,
             decision: &self.policy.decision,
             result: self.policy.result,
+            shadow: self.policy.shadow.as_ref(),
             body_limit: self.policy.limits.body.bytes(),
             body_depth: self.policy.limits.depth,
             head: normalise::Limits { header_bytes: self.limits.header_bytes.bytes(), headers: self.limits.headers },
@@ -164,7 +165,8 @@ impl Config {
             resolve(&mut files.private_key);
             files.bundles.values_mut().for_each(resolve);
         }
-        self.policy.bundles.values_mut().for_each(|bundle| resolve(&mut bundle.path));
+        let shadow = self.policy.shadow.iter_mut().flat_map(|shadow| shadow.bundles.values_mut());
+        self.policy.bundles.values_mut().chain(shadow).for_each(|bundle| resolve(&mut bundle.path));
         self.upstreams.values_mut().filter_map(|upstream| upstream.tls.as_mut()?.ca.as_mut()).for_each(resolve);
         resolve(&mut self.state.directory);
         resolve(&mut self.control.socket);

@@ -227,6 +227,6 @@ async fn sum(replies: Vec<oneshot::Receiver<Reassessed>>) -> Reassessed {
 }
 
 /// Runs what would hold up everybody else on a thread for such things.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| format!("the gate failed while reading: {error}"))
 }

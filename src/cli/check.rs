@@ -32,6 +32,8 @@ struct Findings {
     routes: Vec<Route>,
     upstreams: Vec<Target>,
     policy: PolicyStatus,
+    /// What is tried beside it; the gate starts without one that does not load, and this says so.
+    shadow: Option<PolicyStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,6 +71,7 @@ fn check(arguments: &Arguments) -> Result<Findings, Failure> {
         routes: routes(&config),
         upstreams: upstreams(&config),
         policy: PolicyStatus::new(&policy, 0, 0),
+        shadow: judging::load_shadow(&config, &settings)?.map(|shadow| PolicyStatus::new(&shadow, 0, 0)),
     })
 }
 
@@ -125,6 +128,12 @@ fn words(findings: &Findings) -> String {
     });
     let mut parts = vec![table(head, routes), table(["UPSTREAM", "ENDPOINT", "ENVIRONMENT"], upstreams)];
     parts.extend(findings.policy.entries.iter().map(entry_text));
+    if let Some(shadow) = &findings.shadow {
+        parts.push("in its shadow, without effect:".to_owned());
+        parts.extend(shadow.entries.iter().map(entry_text));
+        let lines = shadow.warnings.iter().flat_map(|warning| warning.lines());
+        parts.extend(lines.map(|line| format!("warning of the shadow: {}", clean(line))));
+    }
     let warnings =
         findings.policy.warnings.iter().flat_map(|warning| warning.lines()).map(|line| format!("warning: {}", clean(line)));
     parts.extend(warnings);

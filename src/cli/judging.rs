@@ -52,6 +52,13 @@ pub(super) fn load(config: &Config, entries: &[Entry]) -> Result<Policy, Failure
     Policy::load(&config.policy, entries).map_err(|report| Failure::misuse(format!("the policy has mistakes\n{report}")))
 }
 
+/// Loads the shadow policy, where there is one.
+pub(super) fn load_shadow(config: &Config, settings: &Settings) -> Result<Option<Policy>, Failure> {
+    let Some((loading, shadowing)) = config.policy.of_shadow().zip(settings.shadow.as_ref()) else { return Ok(None) };
+    let loaded = Policy::load(&loading, &shadowing.asked());
+    loaded.map(Some).map_err(|report| Failure::misuse(format!("the shadow policy (policy.shadow) has mistakes\n{report}")))
+}
+
 impl Court {
     /// A configuration alone.
     pub(super) fn config(path: &Path) -> Result<Config, Failure> {

@@ -32,6 +32,8 @@ pub struct Status {
     pub svid: Option<SvidStatus>,
     pub identity: IdentityStatus,
     pub policy: PolicyStatus,
+    /// The shadow policy; `None` where the configuration names none.
+    pub shadow: Option<PolicyStatus>,
 }
 
 /// A listener and where it really listens.

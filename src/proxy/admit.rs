@@ -22,6 +22,7 @@ use super::outbound;
 use super::question::{Body, Question, Under};
 use super::respond::Stop;
 use super::settings::Settings;
+use super::shadow;
 use crate::audit::{InputDetail, Outcome, Why};
 use crate::decision::{Enforcement, Phase, Reason, Refusal};
 use crate::exchange::SecondLook;
@@ -79,6 +80,12 @@ enum Try {
 /// # Errors
 /// Why it is not admitted.
 pub(super) async fn admit(open: &Rc<Open>, request: Rc<Request>, session: &View) -> Result<Admitted, Stop> {
+    let admitted = settle(open, request, session).await;
+    shadow::ask(open, &admitted);
+    admitted
+}
+
+async fn settle(open: &Rc<Open>, request: Rc<Request>, session: &View) -> Result<Admitted, Stop> {
     let mut asked = Question { request, body: Body::Unread, rewritten: false, addresses: None };
     let mut tries = TRIES;
     while tries > 0 {
@@ -161,7 +168,9 @@ fn decide(
         return Ok(None);
     }
     let mut question = asked.clone();
-    let mut verdict = judge(open, under, &question, session, generation)?;
+    let judged = judge(open, under, &question, session, generation);
+    shadow::prepare(open, under, &question, session);
+    let mut verdict = judged?;
     let mut edits = vec![std::mem::take(&mut verdict.edits)];
     if edits.iter().any(Edits::patch_the_body) && must_read()? {
         return Ok(None);

@@ -21,7 +21,7 @@ use crate::audit::InputDetail;
 use crate::decision::Enforcement;
 use crate::judge::{AddressLists, Networks, TimeWindow, WorkloadRule};
 use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
-use crate::policy::{Entry, ResultShape};
+use crate::policy::{Entry, ResultShape, ShadowConfig};
 use crate::upstream::{self, Upstream};
 
 /// See the module.
@@ -37,6 +37,8 @@ pub struct Settings {
     pub windows: BTreeMap<String, TimeWindow>,
     /// The entry points of the policy, as routes count them.
     pub entries: Vec<Entry>,
+    /// What a shadow policy is asked; `None` without one.
+    pub shadow: Option<Shadowing>,
     pub body_limit: usize,
     pub body_depth: usize,
     pub input_detail: InputDetail,
@@ -45,6 +47,15 @@ pub struct Settings {
     pub reassess_every: Duration,
     /// Memory for the bodies of open exchanges, all workers together.
     pub retained: u64,
+}
+
+/// What a shadow policy is asked, and how often.
+#[derive(Clone, Debug)]
+pub struct Shadowing {
+    /// One in so many requests.
+    pub sample: u32,
+    /// In the order of the entry points of the policy in force.
+    pub entries: Vec<Entry>,
 }
 
 /// An upstream and what it counts.
@@ -115,6 +126,7 @@ pub struct Parts<'a> {
     pub windows: &'a BTreeMap<String, TimeWindow>,
     pub decision: &'a str,
     pub result: Option<ResultShape>,
+    pub shadow: Option<&'a ShadowConfig>,
     pub body_limit: usize,
     pub body_depth: usize,
     pub head: normalise::Limits,
@@ -159,7 +171,12 @@ impl Settings {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
+        let shadow = parts.shadow.map(|config| Shadowing {
+            sample: config.sample,
+            entries: entries.iter().map(|entry| config.entry(parts.decision, entry)).collect(),
+        });
         Ok(Self {
+            shadow,
             environment: Arc::from(parts.environment),
             listeners,
             upstreams,
@@ -217,8 +234,27 @@ impl Settings {
         Some((place, route, self.upstreams.get(route.upstream)?))
     }
 
+    /// Listener and route of what only observes.
+    pub fn observing(&self) -> impl Iterator<Item = (String, String)> {
+        let of = |listener: &Listener| {
+            let observes = listener.places.iter().filter(|route| route.enforcement == Enforcement::Observe);
+            observes.map(|route| (listener.name.clone(), route.name.clone())).collect::<Vec<_>>()
+        };
+        self.listeners.iter().flat_map(of)
+    }
+
     pub fn route_at(&self, listener: usize, place: usize) -> Option<&Route> {
         self.listener(listener)?.places.get(place)
+    }
+}
+
+impl Shadowing {
+    /// The entry points to load a shadow policy for, each once.
+    pub fn asked(&self) -> Vec<Entry> {
+        let mut asked = self.entries.clone();
+        asked.sort();
+        asked.dedup();
+        asked
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) fn config(path: PathBuf) -> Config {
         engine: EngineChoice::Auto,
         tests: TestChoice::Ignore,
         reuse: Size::mib(1),
+        shadow: None,
         limits: Limits { time: Span::millis(200), ..Limits::default() },
     }
 }
