@@ -20,6 +20,7 @@ mod life;
 mod promises;
 mod record;
 mod review;
+mod shadow;
 mod spire;
 mod story;
 mod swaps;
