@@ -75,6 +75,8 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis policy activate --dry-run", Succeeds),
     ("portcullis policy activate", Succeeds),
     ("portcullis policy rollback", Succeeds),
+    ("portcullis policy shadow", Succeeds),
+    ("portcullis policy shadow --by-risk", Succeeds),
     ("helm lint --strict charts/portcullis -f charts/portcullis/ci/minimal-values.yaml", Rendered),
     ("helm template gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml", Rendered),
     ("helm install gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml --dry-run=client", Rendered),

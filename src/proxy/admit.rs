@@ -5,14 +5,16 @@
 //! request is judged again from what the client sent, twice, and then denied. What a rewrite asks for is itself judged, by the same
 //! rule, before it may pass: whoever rewrites a path writes a new request.
 
-use std::future::poll_fn;
+mod observe;
+mod whole;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
 
 use super::edit::{self, identity::append_via};
 use super::flow::Upload;
@@ -34,11 +36,11 @@ use crate::session::View;
 use crate::units::Span;
 use crate::upstream::Upstream;
 use crate::verdict::{Edits, Lease, Verdict};
+use observe::{as_it_came, may_be_observed};
+use whole::{parsed, read_body, unreadable};
 
 /// How often a request is judged again because the generation moved under it.
 const TRIES: usize = 3;
-/// How long a body may take that must be read before it can be judged.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// What may go up.
 #[derive(Debug)]
@@ -192,41 +194,6 @@ fn decide(
     }
     let forwarded = forward(open, settings, &question, &edits)?;
     Ok(Some(Passing { forwarded, question, lease: verdict.lease, reads_body }))
-}
-
-/// Denials about what a policy could not be shown or could not have done: where a route only observes, the request can go up as it
-/// came. A body that broke off cannot, and what kills, generations or the gate itself deny is nobody's to observe.
-const fn may_be_observed(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::BodyTooLarge | Reason::BodyTimeout | Reason::BodyUnreadable | Reason::EditRefused | Reason::RewriteUnstable
-    )
-}
-
-/// Lets a request pass that would be denied, without any edit, where its route only observes.
-fn as_it_came(
-    open: &Rc<Open>,
-    generation: &Arc<Generation>,
-    settings: &Rc<Settings>,
-    asked: &Question,
-    reason: Reason,
-) -> Result<Passing, Stop> {
-    // The route it was rewritten to has its own word as well.
-    let observed = open.story(|story| story.enforcement) == Some(Enforcement::Observe);
-    note_question(open, asked);
-    let (place, under) = route(open, settings, &asked.request)?;
-    note_route(open, place, under);
-    if !observed || under.route.enforcement == Enforcement::Enforce {
-        return Err(Stop::denied(reason));
-    }
-    open.story(|story| {
-        (story.outcome, story.why) = (Some(Outcome::ObserveDeny), Some(Why::Denied(reason)));
-        story.generation = Some(Arc::clone(generation));
-        story.decided_at = Some(SystemTime::now());
-    });
-    let reads_body = generation.plans.get(under.route.entry).is_some_and(|plan| plan.needs_body);
-    let forwarded = forward(open, settings, asked, &[])?;
-    Ok(Passing { forwarded, question: asked.clone(), lease: Lease::default(), reads_body })
 }
 
 /// Finds the route, and lets kills by upstream know where this goes before the second look.
@@ -428,43 +395,6 @@ fn keep(open: &Open, settings: &Settings, question: Question, session: &View, re
         body,
         session: session.clone(),
     });
-}
-
-/// Reads the body whole, for a policy that reads it. What cannot be had whole is told with what was read of it: whether that denies
-/// is its route's to say.
-async fn read_body(open: &Open, settings: &Settings, request: &Request) -> Result<Body, Stop> {
-    let too_large = || Stop::denied(Reason::BodyTooLarge);
-    let mut bytes = BytesMut::new();
-    let whole = async {
-        if request.declared_length.is_some_and(|length| length > settings.body_limit as u64) {
-            return Err(too_large());
-        }
-        while let Some(next) = poll_fn(|cx| open.flow.poll_upload(cx)).await {
-            bytes.extend_from_slice(&next.map_err(|_| Stop::denied(Reason::BodyIncomplete))?);
-            if bytes.len() > settings.body_limit {
-                return Err(too_large());
-            }
-        }
-        Ok(())
-    };
-    let read = tokio::time::timeout(BODY_WITHIN, whole).await.unwrap_or(Err(Stop::denied(Reason::BodyTimeout)));
-    let bytes = bytes.freeze();
-    match read.and_then(|()| parsed(open, settings, request, bytes.clone())) {
-        Err(Stop::Denied(reason, _)) if may_be_observed(reason) => Ok(Body::Begun { bytes, reason }),
-        read => read,
-    }
-}
-
-fn parsed(open: &Open, settings: &Settings, request: &Request, bytes: Bytes) -> Result<Body, Stop> {
-    let field = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
-    let parsed = body::parse(field(CONTENT_TYPE), field(CONTENT_ENCODING), &bytes, settings.body_depth)
-        .map_err(|error| unreadable(open, &error))?;
-    Ok(Body::Whole { bytes, parsed })
-}
-
-fn unreadable(open: &Open, error: &body::BodyError) -> Stop {
-    open.story(|story| story.fault = Some(error.to_string()));
-    Stop::denied(Reason::BodyUnreadable)
 }
 
 fn edit_refused(open: &Open, error: &edit::EditError) -> Stop {

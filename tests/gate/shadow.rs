@@ -180,7 +180,7 @@ async fn a_broken_shadow_touches_nothing_and_is_visible_at_the_start_and_later()
     let status = |gate: &Gate| gate.control("GET", "/v1/status", "").1;
     let told = status(&gate);
     assert_eq!((&told["generation"], &told["last_error"], &told["shadow"]["generation"]), (&1.into(), &Value::Null, &0.into()));
-    assert!(told["shadow"]["last_error"]["report"].as_str().unwrap().contains("policy.rego:3"), "{told}");
+    assert!(told["shadow"]["last_error"]["report"].as_str().unwrap().contains("policy.rego:"), "{told}");
     assert_eq!(gate.metric("portcullis_shadow_failures_total", ""), 1.0);
     assert_eq!(gate.compared(1).await["unjudged"]["not_loaded"], 1);
 
