@@ -63,6 +63,7 @@ fn load(home: &Path, engine: EngineChoice, reuse: Size) -> Result<Arc<Policy>, B
         engine,
         tests: TestChoice::Ignore,
         reuse,
+        shadow: None,
     };
     Ok(Arc::new(Policy::load(&config, &[Entry::new("portcullis/decision", None)]).map_err(|report| report.to_string())?))
 }

@@ -10,6 +10,7 @@ mod change;
 mod fetch;
 mod identity;
 mod run;
+mod shadow;
 mod supply;
 mod worker;
 
@@ -24,6 +25,7 @@ use crate::audit::{self, Audit, AuditMetrics, Labels};
 use crate::config::{self, Config};
 use crate::control::{self, StatusBoard};
 use crate::exchange::Registry;
+use crate::judge::shadow::Shadow;
 use crate::judge::{Bench, Judge};
 use crate::kill::{Door, DoorError};
 use crate::listener::{Entrance, House};
@@ -150,6 +152,7 @@ impl App {
             ready: AtomicBool::new(false),
             own: std::sync::OnceLock::new(),
             identified: AtomicBool::new(false),
+            shadow: Shadow::new(workers),
             retired: Mutex::new(retire),
         });
 
@@ -172,6 +175,7 @@ impl App {
         if let Some(policy) = policy {
             parts.put_in_force(&config, policy, None)?;
         }
+        parts.load_shadow(&config.policy);
         Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
     }
 
@@ -264,7 +268,7 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
     // What is built once. Taking the rest and staying silent about these would be a gate that stands otherwise than it is written.
     let fixed = [
         ("environment", new.environment != now.environment),
-        ("listeners (all but their routes, server names and the path of health)", listeners(&new) != listeners(now)),
+        ("listeners (all but their routes, enforcement, server names and the path of health)", listeners(&new) != listeners(now)),
         ("limits", new.limits != now.limits),
         ("sessions", new.sessions != now.sessions),
         ("admin.address", new.admin.address != now.admin.address),

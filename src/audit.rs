@@ -27,7 +27,7 @@ mod secret;
 mod sink;
 mod writer;
 
-pub use record::{Closing, ControlCall, Core, Labels, Line, Outcome, Record, Resource, Why};
+pub use record::{Closing, ControlCall, Core, Labels, Line, Outcome, Record, Resource, ShadowLine, Why};
 pub use room::{Ack, Audit, AuditMetrics, Full, Permit, Unwritten};
 pub use secret::{hash_secret, is_secret_header, is_secret_parameter, readable_target};
 pub use sink::AuditError;

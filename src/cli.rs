@@ -188,6 +188,8 @@ mod tests {
             "policy show",
             "policy activate --dry-run",
             "policy rollback --dry-run --json",
+            "policy shadow --by-risk",
+            "policy --socket a.sock shadow --json",
         ] {
             let words = std::iter::once("portcullis").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");
@@ -209,6 +211,8 @@ mod tests {
             ("kills", ExitCode::SUCCESS),
             ("kills lift 3f2a3f2a-0000-4000-8000-000000000000", ExitCode::from(1)),
             ("policy", ExitCode::SUCCESS),
+            ("policy shadow", ExitCode::SUCCESS),
+            ("policy shadow --by-risk", ExitCode::SUCCESS),
             ("policy activate --dry-run", ExitCode::SUCCESS),
             ("policy activate", ExitCode::SUCCESS),
             // The test's builder refuses to go back.

@@ -111,6 +111,7 @@ impl Config {
                 server_names: &listener.server_names,
                 health: listener.health.as_ref().map(|health| health.path.as_str()),
                 sse_last_event: listener.sse_last_event,
+                enforcement: listener.enforcement,
                 routes: &listener.routes,
                 destinations: (listener.mode == listener::Mode::Forward).then_some(&*listener.destinations),
             })
@@ -125,6 +126,7 @@ impl Config {
             windows: &self.time_windows,
             decision: &self.policy.decision,
             result: self.policy.result,
+            shadow: self.policy.shadow.as_ref(),
             body_limit: self.policy.limits.body.bytes(),
             body_depth: self.policy.limits.depth,
             head: normalise::Limits { header_bytes: self.limits.header_bytes.bytes(), headers: self.limits.headers },
@@ -170,7 +172,7 @@ impl Config {
     /// Each signed bundle knows the keys.
     fn hand_out_keys(&mut self) {
         let keys = Arc::new(self.keys.clone());
-        for signing in self.policy.bundles.values_mut().filter_map(|bundle| bundle.signing.as_mut()) {
+        for signing in self.policy.all_bundles().filter_map(|bundle| bundle.signing.as_mut()) {
             signing.keys = Arc::clone(&keys);
         }
     }
@@ -184,7 +186,7 @@ impl Config {
             resolve(&mut files.private_key);
             files.bundles.values_mut().for_each(resolve);
         }
-        self.policy.bundles.values_mut().for_each(|bundle| bundle.resolve(directory));
+        self.policy.all_bundles().for_each(|bundle| bundle.resolve(directory));
         self.upstreams.values_mut().filter_map(|upstream| upstream.tls.as_mut()?.ca.as_mut()).for_each(resolve);
         self.services.values_mut().for_each(|service| service.resolve(directory));
         resolve(&mut self.state.directory);

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::anomaly::Watch;
 use crate::audit::Audit;
+use crate::judge::shadow::Shadow;
 use crate::kill::Door;
 use crate::session::Sessions;
 
@@ -83,6 +84,7 @@ pub struct Control {
     pub sessions: Arc<Sessions<Watch>>,
     pub audit: Audit,
     pub status: Arc<StatusBoard>,
+    pub shadow: Arc<Shadow>,
     /// Whoever can activate and knows what is open.
     pub orders: mpsc::Sender<Order>,
     pub config: Config,

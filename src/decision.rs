@@ -194,6 +194,29 @@ words! {
 }
 
 words! {
+    /// What a verdict comes to where two policies are compared.
+    Opinion {
+        Allow = "allow",
+        Deny = "deny",
+        Undefined = "undefined",
+        /// An error, the time limit, a panic, or an answer that is no verdict.
+        Error = "error",
+    }
+}
+
+words! {
+    /// Why a shadow policy did not judge a request it was to judge.
+    Unjudged {
+        /// Others had the worker's time, or too many waited.
+        Busy = "busy",
+        /// It reads the body, and nobody else does.
+        Body = "body",
+        /// None is loaded that has the rule the request falls under.
+        NotLoaded = "not_loaded",
+    }
+}
+
+words! {
     /// Why a policy is asked.
     Phase { Request = "request", Reassess = "reassess" }
 }

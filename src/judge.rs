@@ -10,10 +10,12 @@ pub mod body;
 pub mod case;
 pub mod facts;
 pub mod reuse;
+pub mod shadow;
 pub mod unknown;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -264,8 +266,15 @@ impl Seat {
 /// All seats, and the policy that sits on them.
 pub struct Bench {
     seats: Vec<Arc<Seat>>,
-    registry: Arc<Registry>,
+    in_force: InForce,
     active: Mutex<Active>,
+}
+
+/// Who is told which generation judges.
+enum InForce {
+    Registry(Arc<Registry>),
+    /// Nobody admits by it.
+    Apart(AtomicU64),
 }
 
 #[derive(Default)]
@@ -278,7 +287,29 @@ struct Active {
 impl Bench {
     /// A bench of one seat a worker, with nobody on it: until the first activation everything is denied.
     pub fn new(workers: usize, registry: Arc<Registry>) -> Self {
-        Self { seats: (0..workers).map(|_| Arc::default()).collect(), registry, active: Mutex::default() }
+        let in_force = InForce::Registry(registry);
+        Self { seats: (0..workers).map(|_| Arc::default()).collect(), in_force, active: Mutex::default() }
+    }
+
+    /// A bench whose generations admit and cut nothing.
+    pub fn without_force(workers: usize) -> Self {
+        let in_force = InForce::Apart(AtomicU64::new(0));
+        Self { seats: (0..workers).map(|_| Arc::default()).collect(), in_force, active: Mutex::default() }
+    }
+
+    /// The generation that judges; 0 when nobody does.
+    pub fn generation(&self) -> u64 {
+        match &self.in_force {
+            InForce::Registry(registry) => registry.generation(),
+            InForce::Apart(number) => number.load(Ordering::Acquire),
+        }
+    }
+
+    /// Has nobody judge any more; only of a bench without force.
+    pub fn withdraw(&self) {
+        if let InForce::Apart(number) = &self.in_force {
+            number.store(0, Ordering::Release);
+        }
     }
 
     pub fn seats(&self) -> &[Arc<Seat>] {
@@ -314,7 +345,10 @@ impl Bench {
         active.number = number;
         active.previous = active.policy.replace(policy);
         prepare(number);
-        self.registry.activate(number);
+        match &self.in_force {
+            InForce::Registry(registry) => registry.activate(number),
+            InForce::Apart(generation) => generation.store(number, Ordering::Release),
+        }
         Ok(number)
     }
 

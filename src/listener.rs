@@ -27,11 +27,11 @@ use crate::decision::Transport;
 use crate::exchange::{Caller, Exchange, ExchangeId, Kind, Registered};
 use crate::judge::case::{CertificateFacts, ConnectionFacts};
 use crate::metrics::{HandshakeError, Open};
-use crate::proxy::RouteConfig;
 use crate::proxy::downstream::{Downstream, Peer};
 use crate::proxy::edit::identity::IdentityHeaders;
 use crate::proxy::outbound::DestinationConfig;
 use crate::proxy::worker::Worker;
+use crate::proxy::{EnforcementConfig, RouteConfig};
 use crate::session;
 use crate::socket::{Gate, Socket};
 use crate::tls::{self, Holder, ListenerRules, MinimumVersion};
@@ -71,6 +71,9 @@ pub struct Config {
     /// A last `event: portcullis` before a cut server-sent event stream ends.
     #[serde(default)]
     pub sse_last_event: bool,
+    /// Whether denials by policy block, where a route or destination does not say so itself.
+    #[serde(default)]
+    pub enforcement: EnforcementConfig,
     /// In front of a service: which upstream takes what.
     #[serde(default)]
     pub routes: Vec<RouteConfig>,

@@ -11,7 +11,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::decision::{Cause, Phase, Protocol, Reason, Refusal, Reuse};
+use crate::decision::{Cause, Opinion, Phase, Protocol, Reason, Refusal, Reuse, Unjudged};
 
 mod buckets;
 mod handles;
@@ -39,6 +39,14 @@ pub struct Metrics {
     /// Judgements that failed, by the reason they became; `Policy` and `Killed` are answers, not failures, and stay at zero.
     pub decision_errors: Words<Reason, IntCounter>,
     pub decision_seconds: Words<Phase, Words<Engine, Histogram>>,
+    pub shadow_generation: IntGauge,
+    /// Versions of the shadow policy that did not load.
+    pub shadow_failures: IntCounter,
+    pub shadow_compared: IntCounter,
+    /// By what the policy in force said and what the shadow did; where both agree nothing is counted.
+    pub shadow_disagreements: Words<Opinion, Words<Opinion, IntCounter>>,
+    pub shadow_unjudged: Words<Unjudged, IntCounter>,
+    pub shadow_seconds: Histogram,
     pub verdict_reuse: Words<Reuse, IntCounter>,
     pub cuts: Words<Cause, Words<Protocol, IntCounter>>,
     pub cut_seconds: Words<Cause, Histogram>,
@@ -77,6 +85,9 @@ impl Metrics {
         let build = register.gauges("build_info", "Always 1; the version of the gate is in its label.", &["version"])?;
         build.with_label_values(&[version]).set(1);
         let decision_errors = register.counters("decision_errors_total", "Judgements that failed, and so denied.", &["kind"])?;
+        let (disagreements, agreed) = register.disagreements()?;
+        let unjudged =
+            register.counters("shadow_unjudged_total", "Requests the shadow policy was to judge and did not.", &["reason"])?;
         let reuse =
             register.counters("verdict_reuse_total", "Verdicts, by whether an equal question had been answered.", &["outcome"])?;
         let refused = register.counters("requests_refused_total", "Requests refused before a policy was asked.", &["reason"])?;
@@ -113,6 +124,23 @@ impl Metrics {
             decision_seconds: Words::new(|phase: Phase| {
                 Words::new(|engine: Engine| decisions.with_label_values(&[phase.code(), engine.code()]))
             }),
+            shadow_generation: register.gauge("shadow_generation", "The generation of the shadow policy; 0 while none judges.")?,
+            shadow_failures: register
+                .counter("shadow_failures_total", "Versions of the shadow policy that did not load; enforcement goes on.")?,
+            shadow_compared: register.counter("shadow_compared_total", "Requests both policies judged.")?,
+            shadow_disagreements: Words::new(|from: Opinion| {
+                Words::new(
+                    |to: Opinion| {
+                        if from == to { agreed.clone() } else { disagreements.with_label_values(&[from.code(), to.code()]) }
+                    },
+                )
+            }),
+            shadow_unjudged: Words::new(|why: Unjudged| unjudged.with_label_values(&[why.code()])),
+            shadow_seconds: register.histogram(
+                "shadow_seconds",
+                "Time one judgement of the shadow policy took.",
+                buckets::DECISION,
+            )?,
             verdict_reuse: Words::new(|outcome: Reuse| reuse.with_label_values(&[outcome.code()])),
             cuts: Words::new(|cause: Cause| {
                 Words::new(|protocol: Protocol| cuts.with_label_values(&[cause.code(), protocol.code()]))
@@ -205,6 +233,18 @@ impl Register<'_> {
 
     fn timestamps(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, MetricsError> {
         self.keep(GaugeVec::new(options(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, MetricsError> {
+        let options = HistogramOpts { common_opts: options(name, help), buckets: buckets.to_vec() };
+        self.keep(Histogram::with_opts(options))
+    }
+
+    /// The series of disagreements, and a counter nobody scrapes for where there is none.
+    fn disagreements(&self) -> Result<(IntCounterVec, IntCounter), MetricsError> {
+        let help = "Requests the shadow policy judged otherwise than the policy in force.";
+        let agreed = IntCounter::with_opts(options("shadow_agreements", help))?;
+        Ok((self.counters("shadow_disagreements_total", help, &["from", "to"])?, agreed))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Result<HistogramVec, MetricsError> {

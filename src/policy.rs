@@ -63,6 +63,58 @@ pub struct Config {
     /// verdicts of policies that ask neither clock nor chance are kept, each under exactly the values the policy can read.
     #[serde(default = "default_reuse")]
     pub reuse: Size,
+    /// A second set of bundles, tried on the same requests without effect.
+    #[serde(default)]
+    pub shadow: Option<ShadowConfig>,
+}
+
+/// `policy.shadow`: a policy that judges what the one in force has judged, and changes nothing.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShadowConfig {
+    /// Name → where the bundle lies. Their roots must not overlap.
+    pub bundles: BTreeMap<String, BundleSource>,
+    /// The rule asked for routes that name none of their own; `policy.decision` when absent.
+    #[serde(default)]
+    pub decision: Option<String>,
+    /// How its answer is read; as that of `policy.decision` when it is the same rule.
+    #[serde(default)]
+    pub result: Option<ResultShape>,
+    /// It judges one in this many requests.
+    #[serde(default = "every_request")]
+    pub sample: u32,
+    /// How long one evaluation may take; `policy.limits.time` when absent.
+    #[serde(default)]
+    pub time: Option<Span>,
+}
+
+const fn every_request() -> u32 {
+    1
+}
+
+impl Config {
+    /// Those that judge, and those of the shadow.
+    pub fn all_bundles(&mut self) -> impl Iterator<Item = &mut BundleSource> {
+        self.bundles.values_mut().chain(self.shadow.iter_mut().flat_map(|shadow| shadow.bundles.values_mut()))
+    }
+
+    /// The shadow, as a policy of its own.
+    pub fn of_shadow(&self) -> Option<Self> {
+        let shadow = self.shadow.as_ref()?;
+        let limits = Limits { time: shadow.time.unwrap_or(self.limits.time), ..self.limits.clone() };
+        Some(Self { bundles: shadow.bundles.clone(), limits, shadow: None, ..self.clone() })
+    }
+}
+
+impl ShadowConfig {
+    /// What the shadow is asked where the policy in force is asked `entry`; `usual` is `policy.decision`.
+    pub fn entry(&self, usual: &str, entry: &Entry) -> Entry {
+        match &self.decision {
+            Some(decision) if entry.decision == usual => Entry::new(decision, self.result),
+            None if entry.decision == usual => Entry { shape: self.result.unwrap_or(entry.shape), ..entry.clone() },
+            _ => entry.clone(),
+        }
+    }
 }
 
 /// What the bundles' own `test_` rules count for.

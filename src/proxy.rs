@@ -32,6 +32,7 @@ pub mod record;
 pub mod respond;
 pub mod route;
 pub mod settings;
+pub mod shadow;
 pub mod tunnel;
 pub mod watched;
 pub mod websocket;
@@ -79,8 +80,9 @@ pub struct RouteConfig {
     /// The host the upstream is asked for: a name, with a port where it needs one, or `preserve`: the one the client asked for.
     #[serde(default = "preserve")]
     pub upstream_host: String,
+    /// The listener's own when absent.
     #[serde(default)]
-    pub enforcement: EnforcementConfig,
+    pub enforcement: Option<EnforcementConfig>,
     /// Another rule than `policy.decision`.
     #[serde(default)]
     pub decision: Option<String>,
@@ -140,7 +142,9 @@ fn blamed(open: &Open, stop: Stop) -> Stop {
 /// The walk of a request.
 async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     // Before we know you: room for the record, one reading, a name that is ours, a proven caller.
-    let recent = open.worker.generation().is_ok_and(|(generation, _)| generation.plans.iter().any(|plan| plan.reads_recent));
+    let recent = |generation: &crate::judge::Generation| generation.plans.iter().any(|plan| plan.reads_recent);
+    let recent = open.worker.generation().is_ok_and(|(generation, _)| recent(&generation))
+        || open.worker.shadow_generation().is_some_and(|generation| recent(&generation));
     let settings = open.worker.settings();
     open.story(|story| story.settings = Some(Rc::clone(&settings)));
     let listener = settings.listener(open.downstream.listener).ok_or(Stop::denied(Reason::Internal))?;

@@ -136,6 +136,7 @@ fn ask(case: &Case, home: &Path, entry: &Entry, direct: bool) -> Answer {
             result: None,
             may_kill: Vec::new(),
             reuse: Size::mib(0),
+            shadow: None,
             tests: TestChoice::default(),
             engine,
             limits: Limits { time: Span::millis(5000), ..Limits::default() },

@@ -213,6 +213,7 @@ fn config(home: &std::path::Path) -> Config {
         result: None,
         may_kill: Vec::new(),
         reuse: Size::mib(0),
+        shadow: None,
         engine: EngineChoice::Auto,
         tests: TestChoice::default(),
         limits: Limits { time: Span::millis(20), ..Limits::default() },

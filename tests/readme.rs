@@ -80,6 +80,8 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis audit show --identity spiffe://example.org/agents/research decisions.jsonl", Succeeds),
     ("portcullis evidence --from 2026-12-01 --to 2027-01-01 -c gate.yaml --format csv decisions.jsonl", Succeeds),
     ("portcullis replay decisions.jsonl --bundle policy.new -c gate.yaml", Elsewhere),
+    ("portcullis policy shadow", Succeeds),
+    ("portcullis policy shadow --by-risk", Succeeds),
     ("helm lint --strict charts/portcullis -f charts/portcullis/ci/minimal-values.yaml", Rendered),
     ("helm template gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml", Rendered),
     ("helm install gate charts/portcullis -n apps -f charts/portcullis/ci/minimal-values.yaml --dry-run=client", Rendered),

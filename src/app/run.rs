@@ -26,7 +26,7 @@ use crate::exchange::{Kind, Registry};
 use crate::intake::agent::{self, News};
 use crate::intake::bundles::Fetched;
 use crate::intake::{Token, Watch};
-use crate::policy::bundle;
+use crate::policy::{self, bundle};
 use crate::tls::Source;
 
 /// How often bundles and certificates are looked at.
@@ -95,7 +95,8 @@ impl App {
             workers.push(worker::start(services, index, Arc::clone(seat), config.limits.clone()).map_err(AppError::Thread)?);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Thread)?;
-        let gate = Gate { config, file, house, parts, workers: Arc::new(workers), addresses };
+        let shadows = Watch::new(bundles_of(config.policy.of_shadow().as_ref()));
+        let gate = Gate { config, file, house, parts, workers: Arc::new(workers), addresses, shadows };
         runtime.block_on(gate.stand(listeners, admin, control, stop, signals))
     }
 }
@@ -112,6 +113,8 @@ struct Gate {
     parts: Shared,
     workers: Arc<Vec<Handle>>,
     addresses: Addresses,
+    /// The bundles of the shadow policy.
+    shadows: Watch<Bundles>,
 }
 
 /// What ends the time of standing.
@@ -227,6 +230,7 @@ impl Gate {
             sessions: Arc::clone(&self.parts.services.sessions),
             audit: self.parts.services.audit.clone(),
             status: Arc::clone(&self.parts.status),
+            shadow: Arc::clone(&self.parts.services.shadow),
             orders,
             config: self.config.control.clone(),
         }
@@ -253,6 +257,13 @@ impl Gate {
     async fn obey(&mut self, order: Order, bundles: &mut Watch<Bundles>) {
         match order {
             Order::Activate { dry_run, reply } => {
+                if !dry_run {
+                    let now = bundles_of(self.config.policy.of_shadow().as_ref());
+                    // An order waits for nobody who may still be writing.
+                    if self.shadows.changed(now.clone()) || self.shadows.changed(now) {
+                        self.parts.follow_shadow(&self.config).await;
+                    }
+                }
                 let taken = self.bundles();
                 let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run).await);
                 if !dry_run {
@@ -274,6 +285,9 @@ impl Gate {
             // What is wrong with it is in the log, the metrics and the status; nobody waits here for an answer.
             let _ = self.parts.activate(&self.config, &self.workers, false).await;
         }
+        if self.shadows.changed(bundles_of(self.config.policy.of_shadow().as_ref())) {
+            self.parts.follow_shadow(&self.config).await;
+        }
         if certificates.changed(self.certificates()) {
             self.parts.reload_identity(&self.config, &self.workers);
         }
@@ -285,6 +299,8 @@ impl Gate {
         if let Some(new) = self.parts.reload(&file, &self.config, &self.workers).await {
             self.config = new;
             bundles.take(self.bundles());
+            self.shadows.take(bundles_of(self.config.policy.of_shadow().as_ref()));
+            self.parts.follow_shadow(&self.config).await;
             certificates.take(self.certificates());
         }
     }
@@ -298,8 +314,7 @@ impl Gate {
     }
 
     fn bundles(&self) -> Bundles {
-        let paths = self.config.policy.bundles.values().filter_map(|source| source.path());
-        paths.map(|path| bundle::fingerprint(path).ok()).collect()
+        bundles_of(Some(&self.config.policy))
     }
 
     fn certificates(&self) -> Token {
@@ -387,6 +402,11 @@ impl Gate {
 }
 
 type Bundles = Vec<Option<bundle::Fingerprint>>;
+
+fn bundles_of(policy: Option<&policy::Config>) -> Bundles {
+    let sources = policy.into_iter().flat_map(|policy| policy.bundles.values());
+    sources.filter_map(policy::BundleSource::path).map(|path| bundle::fingerprint(path).ok()).collect()
+}
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone is nobody's order to stop.

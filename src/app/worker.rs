@@ -14,6 +14,7 @@ use super::accept::{Accepting, Porter, accept};
 use crate::judge::{Judge, Seat};
 use crate::listener::{self, Accepted, Limits, Lines};
 use crate::metrics::HandshakeError;
+use crate::proxy::shadow;
 use crate::proxy::watched::Row;
 use crate::proxy::worker::{Services, Worker};
 use crate::reassess::{self, Reassessed};
@@ -58,6 +59,7 @@ pub(super) fn start(services: Arc<Services>, index: usize, seat: Arc<Seat>, limi
 async fn work(worker: Rc<Worker>, lines: Rc<Lines>, mut commands: mpsc::UnboundedReceiver<Command>, load: Arc<AtomicUsize>) {
     tokio::task::spawn_local(tick(Rc::clone(&worker), Rc::clone(&lines)));
     tokio::task::spawn_local(listen(Rc::clone(&worker)));
+    tokio::task::spawn_local(shadow::hear(Rc::clone(&worker)));
     let counted = Arc::clone(&load);
     let carry = {
         let (worker, lines) = (Rc::clone(&worker), Rc::clone(&lines));

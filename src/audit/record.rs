@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use crate::decision::{Basis, Cause, Ending, Enforcement, Phase, Protocol, Reason, Refusal};
+use crate::decision::{Basis, Cause, Ending, Enforcement, Opinion, Phase, Protocol, Reason, Refusal};
 
 const TIMESTAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
@@ -115,6 +115,20 @@ pub struct Core<'a> {
     /// Names of the anomaly rules that fired on it, those that only observe as well.
     pub anomaly: &'a [String],
     pub engine: Option<&'a str>,
+    /// What the shadow policy said, where that is not what the policy in force did and was known in time; else the closing line has it.
+    pub shadow: Option<ShadowLine<'a>>,
+}
+
+/// What a shadow policy said of a request it judged otherwise.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShadowLine<'a> {
+    pub verdict: Opinion,
+    pub reason: Option<Reason>,
+    /// Codes of the policy.
+    pub reasons: &'a [String],
+    /// Counted on their own, beside those of the policy in force.
+    pub generation: u64,
+    pub revisions: &'a BTreeMap<String, String>,
 }
 
 /// What a request was for, as the configuration sees it.
@@ -164,6 +178,8 @@ pub struct Closing<'a> {
     pub generation: Option<u64>,
     /// Names of the anomaly rules that fired on it from its beginning to its end.
     pub anomaly: &'a [String],
+    /// What the shadow policy said, where the decision line could not have it yet.
+    pub shadow: Option<ShadowLine<'a>>,
 }
 
 /// A call of the control API.

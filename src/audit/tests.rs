@@ -69,6 +69,7 @@ fn closing(id: &str) -> Closing<'_> {
         cause: Some(Cause::Kill),
         generation: Some(7),
         anomaly: &[],
+        shadow: None,
     }
 }
 
@@ -123,7 +124,7 @@ async fn the_fixed_core_is_in_a_record_that_says_nothing_else() {
     let core = line["portcullis"].as_object().unwrap();
     for key in "kind exchange session peer environment task intent owner action tool resource route listener upstream delegation approval \
                 exception break_glass credential basis enforcement verdict reason reasons generation trace_id protocol method host path \
-                status bytes_in bytes_out bytes_read duration_seconds ending cause phase edits anomaly engine"
+                status bytes_in bytes_out bytes_read duration_seconds ending cause phase edits anomaly engine shadow"
         .split_whitespace()
     {
         assert!(core.contains_key(key), "{key}");
@@ -196,7 +197,7 @@ async fn a_full_record_reads_as_opa_wrote_it() {
     assert_eq!(
         lines[1]["portcullis"],
         serde_json::json!({"kind": "closing", "decision_id": "d1", "exchange": "d1", "status": 200, "bytes_in": 1, "bytes_out": 2,
-            "duration_seconds": 1.5, "ending": "cut", "cause": "kill", "generation": 7, "anomaly": []})
+            "duration_seconds": 1.5, "ending": "cut", "cause": "kill", "generation": 7, "anomaly": [], "shadow": null})
     );
     let core = &lines[2]["portcullis"];
     assert_eq!((&core["verdict"], &core["reason"], &core["bytes_read"]), (&"refused".into(), &"bare_line_end".into(), &17.into()));

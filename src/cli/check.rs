@@ -35,6 +35,8 @@ struct Findings {
     /// Bundles that a service gives.
     fetched: Vec<FetchedBundle>,
     policy: PolicyStatus,
+    /// What is tried beside it; the gate starts without one that does not load, and this says so.
+    shadow: Option<PolicyStatus>,
 }
 
 /// A bundle that a service gives, of which only a copy can be checked.
@@ -89,6 +91,7 @@ fn check(arguments: &Arguments) -> Result<Findings, Failure> {
         upstreams: upstreams(&config),
         fetched,
         policy,
+        shadow: judging::load_shadow(&config, &settings)?.map(|shadow| PolicyStatus::new(&shadow, 0, 0)),
     })
 }
 
@@ -116,7 +119,7 @@ fn routes(config: &Config) -> Vec<Route> {
         hosts: route.hosts.clone(),
         path_prefix: route.path_prefix.clone(),
         upstream: route.upstream.clone(),
-        enforcement: mode(route.enforcement),
+        enforcement: mode(route.enforcement.unwrap_or(listener.enforcement)),
         decision: decision(&route.decision),
     });
     let each = config.listeners.iter().flat_map(|listener| listener.destinations.iter().map(move |entry| (listener, entry)));
@@ -127,7 +130,7 @@ fn routes(config: &Config) -> Vec<Route> {
         hosts: entry.hosts.iter().flat_map(|host| entry.ports.iter().map(move |port| format!("{host}:{port}"))).collect(),
         path_prefix: "/".to_owned(),
         upstream: entry.name.clone(),
-        enforcement: mode(entry.enforcement),
+        enforcement: mode(entry.enforcement.unwrap_or(listener.enforcement)),
         decision: decision(&entry.decision),
     });
     rows.chain(outbound).collect()
@@ -155,6 +158,12 @@ fn words(findings: &Findings) -> String {
     });
     let mut parts = vec![table(head, routes), table(["UPSTREAM", "ENDPOINT", "ENVIRONMENT"], upstreams)];
     parts.extend(findings.policy.entries.iter().map(entry_text));
+    if let Some(shadow) = &findings.shadow {
+        parts.push("in its shadow, without effect:".to_owned());
+        parts.extend(shadow.entries.iter().map(entry_text));
+        let lines = shadow.warnings.iter().flat_map(|warning| warning.lines());
+        parts.extend(lines.map(|line| format!("warning of the shadow: {}", clean(line))));
+    }
     let warnings =
         findings.policy.warnings.iter().flat_map(|warning| warning.lines()).map(|line| format!("warning: {}", clean(line)));
     parts.extend(warnings);

@@ -71,6 +71,13 @@ pub(super) fn kept(config: &Config) -> Result<Archives, Failure> {
     Ok(archives)
 }
 
+/// Loads the shadow policy, where there is one.
+pub(super) fn load_shadow(config: &Config, settings: &Settings) -> Result<Option<Policy>, Failure> {
+    let Some((loading, shadowing)) = config.policy.of_shadow().zip(settings.shadow.as_ref()) else { return Ok(None) };
+    let loaded = Policy::load(&loading, &shadowing.asked());
+    loaded.map(Some).map_err(|report| Failure::misuse(format!("the shadow policy (policy.shadow) has mistakes\n{report}")))
+}
+
 impl Court {
     /// A configuration alone.
     pub(super) fn config(path: &Path) -> Result<Config, Failure> {

@@ -1,5 +1,7 @@
 //! `portcullis policy`: what judges, and the change of it.
 
+mod shadow;
+
 use clap::{Args, Subcommand};
 
 use super::check::entry_text;
@@ -7,7 +9,7 @@ use super::client::Remote;
 use super::coverage;
 use super::failure::Failure;
 use super::table::{clean, count, moment};
-use crate::control::answers::{ActivateRequest, Activated, PolicyStatus};
+use crate::control::answers::{ActivateRequest, Activated, PolicyAnswer, PolicyStatus};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -24,6 +26,8 @@ enum Act {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Shows where the shadow policy disagrees with the one in force.
+    Shadow(shadow::Arguments),
     /// Reads configuration and bundles anew and puts them in force.
     Activate(Change),
     /// Puts the generation before this one in force again.
@@ -45,6 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.act {
         None => show(&arguments.remote),
         Some(Act::Show { remote }) => show(&remote.or(&arguments.remote)),
+        Some(Act::Shadow(asked)) => shadow::run(asked, &arguments.remote),
         Some(Act::Activate(change)) => order("/v1/policy/activate", change, &arguments.remote),
         Some(Act::Coverage(arguments)) => coverage::run(arguments),
         Some(Act::Rollback(change)) => order("/v1/policy/rollback", change, &arguments.remote),
@@ -71,9 +76,18 @@ fn order(path: &str, change: &Change, outer: &Remote) -> Result<(), Failure> {
     })
 }
 
-fn words(policy: PolicyStatus) -> String {
+fn words(answer: PolicyAnswer) -> String {
+    let mut parts = told(answer.policy, "no policy is in force: everything is denied");
+    if let Some(shadow) = answer.shadow {
+        parts.push("\nin its shadow, without effect:".to_owned());
+        parts.extend(told(shadow, "none could be loaded"));
+    }
+    parts.join("\n")
+}
+
+fn told(policy: PolicyStatus, none: &str) -> Vec<String> {
     let mut parts = vec![match policy.generation {
-        0 => "no policy is in force: everything is denied".to_owned(),
+        0 => none.to_owned(),
         generation => format!("generation {generation} since {}", moment(policy.activated_at)),
     }];
     let revisions = policy.revisions.iter().map(|(bundle, revision)| format!("bundle {} {}", clean(bundle), clean(revision)));
@@ -84,5 +98,5 @@ fn words(policy: PolicyStatus) -> String {
         parts.push(format!("\nthe newest bundles are not in force since {}:", moment(error.at)));
         parts.extend(error.report.lines().map(|line| format!("  {}", clean(line))));
     }
-    parts.join("\n")
+    parts
 }

@@ -72,6 +72,10 @@ fn words(status: StatusAnswer) -> String {
         None => format!("{}, expired at {}", svid.spiffe_id, moment(svid.not_after)),
     });
     let source = source(&status.identity);
+    let shadow = status.shadow.as_ref().map(|shadow| match shadow.generation {
+        0 => "none could be loaded".to_owned(),
+        generation => format!("generation {generation} since {}, without effect", moment(shadow.activated_at)),
+    });
     let caller = status.you.name.unwrap_or_else(|| format!("uid {} without a name", status.you.uid));
     let mut text = pairs([
         ("portcullis", format!("{}, {}, up since {}", status.version, status.environment, moment(status.started))),
@@ -87,6 +91,7 @@ fn words(status: StatusAnswer) -> String {
                 generation => format!("generation {generation} since {}", moment(status.activated_at)),
             },
         ),
+        ("shadow", or_dash(shadow)),
         ("bundles", revisions.collect::<Vec<_>>().join(", ")),
         (
             "open",
@@ -117,6 +122,12 @@ fn words(status: StatusAnswer) -> String {
     }
     for row in &status.bundles {
         text = format!("{text}\n\n{}", bundle(row));
+    }
+    if let Some(error) = status.shadow.and_then(|shadow| shadow.last_error) {
+        text = format!("{text}\n\nthe newest bundles of the shadow are not loaded since {}:", moment(error.at));
+        for line in error.report.lines() {
+            text = format!("{text}\n  {}", clean(line));
+        }
     }
     if let Some(error) = status.last_error {
         text = format!("{text}\n\nthe newest bundles are not in force since {}:", moment(error.at));

@@ -47,6 +47,8 @@ const TABLE: &[Row] = &[
     (&["policy", "bundles", "*", "size_limit"], Bytes(Size(1), Size::mib(256))),
     // None of it is how reuse is turned off.
     (&["policy", "reuse"], Bytes(Size(0), Size::mib(1024))),
+    (&["policy", "shadow", "sample"], Count(1, MANY)),
+    (&["policy", "shadow", "time"], Time(INSTANT, Span::seconds(10))),
     (&["policy", "limits", "time"], Time(INSTANT, Span::seconds(10))),
     (&["policy", "limits", "body"], Bytes(Size(1), Size::mib(1024))),
     (&["policy", "limits", "depth"], Count(1, 128)),

@@ -205,6 +205,9 @@ impl<'a> Check<'a> {
         self.not_none(self.at(&["policy", "bundles"]), "bundle");
         self.keys_form(&["policy", "bundles"], not_empty);
         self.form(&["policy", "decision"], grammar::decision);
+        self.not_none(self.at(&["policy", "shadow", "bundles"]), "bundle");
+        self.keys_form(&["policy", "shadow", "bundles"], not_empty);
+        self.form(&["policy", "shadow", "decision"], grammar::decision);
         let scopes = self.at(&["policy", "may_kill"]).map(|place| place.items()).unwrap_or_default();
         self.unique(scopes.into_iter().filter_map(|scope| Some((scope.text()?, scope))), "scope");
     }

@@ -161,6 +161,8 @@ fn what_no_schema_can_see_is_told_on_its_line() {
         ("decision: portcullis/decision #", "decision: /portcullis/decision #", "is not the path of a rule"),
         ("may_kill: [exchange, session]", "may_kill: [exchange, exchange]", "`exchange` is the scope of another one"),
         ("time: 20ms", "time: 11s", "`11s` is out of bounds; write 1ms to 10s"),
+        ("time: 10ms", "time: 11s", "`11s` is out of bounds; write 1ms to 10s"),
+        ("sample: 1 ", "sample: 0 ", "`0` is out of bounds; write 1 to 10000000"),
         ("depth: 64", "depth: 129", "`129` is out of bounds; write 1 to 128"),
         ("body: 1MiB", "body: 0", "`0` is out of bounds"),
         ("corp: [10.0.0.0/8,", "corp: [10.0.0.0/33,", "`10.0.0.0/33` is not a network"),

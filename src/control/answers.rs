@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::status::{BundleStatus, IdentityStatus, ListenerStatus, SvidStatus, Unloaded};
 use crate::anomaly::Explanation;
 use crate::exchange::Selector;
+use crate::judge::shadow::{Group, Observed, Tally};
 use crate::session::{Summary, View};
 use crate::units::Span;
 
@@ -33,11 +34,131 @@ pub struct StatusAnswer {
     pub last_error: Option<Unloaded>,
     /// Those that come from services.
     pub bundles: Vec<BundleStatus>,
+    /// `None` where the configuration names no shadow policy.
+    #[serde(default)]
+    pub shadow: Option<ShadowBrief>,
     pub connections: usize,
     pub exchanges: usize,
     pub sessions: usize,
     pub kills: usize,
     pub you: You,
+}
+
+/// A shadow policy in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowBrief {
+    /// Counted on its own; 0 before one could be loaded.
+    pub generation: u64,
+    pub activated_at: u64,
+    pub revisions: BTreeMap<String, String>,
+    pub last_error: Option<Unloaded>,
+}
+
+/// `GET /v1/policy`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyAnswer {
+    #[serde(flatten)]
+    pub policy: PolicyStatus,
+    /// What is tried beside it.
+    #[serde(default)]
+    pub shadow: Option<PolicyStatus>,
+}
+
+/// `GET /v1/policy/shadow`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowAnswer {
+    pub shadow: Option<ShadowBrief>,
+    /// Requests both policies judged, since this shadow does.
+    pub compared: u64,
+    pub disagreed: u64,
+    /// Requests the shadow did not judge, by why.
+    pub unjudged: BTreeMap<String, u64>,
+    /// The most frequent first.
+    pub groups: Vec<ShadowGroup>,
+    /// Disagreements of groups that found no room in the table.
+    pub ungrouped: u64,
+    /// What routes that only observe let pass, since the start: the most sensitive first, then the most frequent.
+    pub observed: Vec<ObservedRow>,
+    pub observed_ungrouped: u64,
+}
+
+/// Disagreements that differ in nothing an operator would act on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowGroup {
+    pub listener: String,
+    pub route: String,
+    pub method: String,
+    /// A gRPC method, or the path with what looks like an id as `*`.
+    pub action: String,
+    pub resource: String,
+    pub sensitivity: String,
+    pub spiffe_id: String,
+    pub from: String,
+    pub to: String,
+    pub reason: String,
+    pub count: u64,
+    pub first: u64,
+    pub last: u64,
+    pub decision_id: String,
+}
+
+/// Requests a route let pass although they were denied; one row without any for a route on which there are none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedRow {
+    pub listener: String,
+    pub route: String,
+    pub resource: Option<String>,
+    pub sensitivity: Option<String>,
+    pub effect: Option<String>,
+    pub would_deny: u64,
+    pub last: Option<u64>,
+    pub decision_id: Option<String>,
+}
+
+impl From<PolicyStatus> for ShadowBrief {
+    fn from(status: PolicyStatus) -> Self {
+        let PolicyStatus { generation, activated_at, revisions, last_error, .. } = status;
+        Self { generation, activated_at, revisions, last_error }
+    }
+}
+
+impl From<(Group, Tally)> for ShadowGroup {
+    fn from((group, tally): (Group, Tally)) -> Self {
+        let Group { listener, route, method, action, resource, sensitivity, spiffe_id, from, to, reason } = group;
+        let (sensitivity, from, to) = (sensitivity.code().to_owned(), from.to_string(), to.to_string());
+        let Tally { count, first, last, decision_id } = tally;
+        Self {
+            listener,
+            route,
+            method,
+            action,
+            resource,
+            sensitivity,
+            spiffe_id,
+            from,
+            to,
+            reason,
+            count,
+            first,
+            last,
+            decision_id,
+        }
+    }
+}
+
+impl From<(Observed, Tally)> for ObservedRow {
+    fn from((observed, tally): (Observed, Tally)) -> Self {
+        Self {
+            listener: observed.listener,
+            route: observed.route,
+            resource: Some(observed.resource),
+            sensitivity: Some(observed.sensitivity.code().to_owned()),
+            effect: Some(observed.effect.code().to_owned()),
+            would_deny: tally.count,
+            last: Some(tally.last),
+            decision_id: Some(tally.decision_id),
+        }
+    }
 }
 
 /// How the gate knows whoever is calling.

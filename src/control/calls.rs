@@ -59,6 +59,7 @@ pub(super) fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", calls.view("GET /v1/status", get(views::status)))
         .route("/v1/policy", calls.view("GET /v1/policy", get(views::policy)))
+        .route("/v1/policy/shadow", calls.view("GET /v1/policy/shadow", get(views::shadow)))
         .route("/v1/sessions", calls.view("GET /v1/sessions", get(views::sessions)))
         .route("/v1/sessions/{id}", calls.view("GET /v1/sessions/{id}", get(views::session)))
         .route("/v1/sessions/{id}/anomaly", calls.view("GET /v1/sessions/{id}/anomaly", get(views::anomaly)))

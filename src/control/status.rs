@@ -34,6 +34,8 @@ pub struct Status {
     /// Those that come from services.
     pub bundles: Vec<BundleStatus>,
     pub policy: PolicyStatus,
+    /// The shadow policy; `None` where the configuration names none.
+    pub shadow: Option<PolicyStatus>,
 }
 
 /// A listener and where it really listens.

@@ -65,7 +65,8 @@ impl Api {
         });
         let (stop, stopped) = watch::channel(false);
         let listener = bind(&config).unwrap();
-        let control = Control { door, sessions: Arc::clone(&sessions), audit: audit.clone(), status, orders, config };
+        let control =
+            Control { door, sessions: Arc::clone(&sessions), audit: audit.clone(), status, shadow: Shadow::new(1), orders, config };
         let serving = tokio::spawn(serve(listener, control, stopped));
         Self { folder, socket, registry, sessions, audit, writer, stop, serving, ordered }
     }

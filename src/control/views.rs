@@ -3,6 +3,7 @@
 //! In: state of the rooms below. Out: rows. Nothing here waits for a worker except the list of exchanges, which asks the builder.
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,11 +13,12 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::answers::{
-    AnomalyAnswer, ExchangesAnswer, KillRow, KillsAnswer, Problem, SessionAnswer, SessionRow, SessionsAnswer, StatusAnswer, You,
+    AnomalyAnswer, ExchangesAnswer, KillRow, KillsAnswer, ObservedRow, PolicyAnswer, Problem, SessionAnswer, SessionRow,
+    SessionsAnswer, ShadowAnswer, ShadowBrief, ShadowGroup, StatusAnswer, You,
 };
 use super::caller::Caller;
 use super::reply::Reply;
-use super::{Control, Order, activation};
+use super::{Control, Order, Status, activation};
 use crate::exchange::Kind;
 
 /// Which sessions are wanted.
@@ -54,6 +56,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>, Extension(caller
         warnings: status.policy.warnings.len(),
         last_error: status.policy.last_error,
         bundles: status.bundles,
+        shadow: status.shadow.map(ShadowBrief::from),
         connections: connections.get(),
         exchanges: exchanges.get(),
         sessions: control.sessions.len(),
@@ -65,7 +68,44 @@ pub(super) async fn status(State(control): State<Arc<Control>>, Extension(caller
 
 /// `GET /v1/policy`
 pub(super) async fn policy(State(control): State<Arc<Control>>) -> Reply {
-    Reply::new(&control.status.read().policy, "shown")
+    let Status { policy, shadow, .. } = control.status.read();
+    Reply::new(&PolicyAnswer { policy, shadow }, "shown")
+}
+
+/// `GET /v1/policy/shadow`
+pub(super) async fn shadow(State(control): State<Arc<Control>>) -> Reply {
+    let shadow = &control.shadow;
+    let counts = shadow.counts();
+    let mut seen = shadow.observed.rows();
+    // What hurts most if it is denied by mistake, or let pass by mistake.
+    seen.sort_by_key(|(row, tally)| Reverse((row.sensitivity, tally.count)));
+    let quiet = shadow
+        .observing()
+        .into_iter()
+        .filter(|(listener, route)| !seen.iter().any(|(row, _)| (&row.listener, &row.route) == (listener, route)));
+    let quiet = quiet.map(|(listener, route)| ObservedRow {
+        listener,
+        route,
+        resource: None,
+        sensitivity: None,
+        effect: None,
+        would_deny: 0,
+        last: None,
+        decision_id: None,
+    });
+    let quiet: Vec<ObservedRow> = quiet.collect();
+    let answer = ShadowAnswer {
+        shadow: control.status.read().shadow.map(ShadowBrief::from),
+        compared: counts.compared,
+        disagreed: counts.disagreed,
+        unjudged: counts.unjudged.into_iter().map(|(why, count)| (why.to_string(), count)).collect(),
+        groups: shadow.disagreements.rows().into_iter().map(ShadowGroup::from).collect(),
+        ungrouped: shadow.disagreements.beyond(),
+        observed: seen.into_iter().map(ObservedRow::from).chain(quiet).collect(),
+        observed_ungrouped: shadow.observed.beyond(),
+    };
+    let outcome = format!("{} shown", answer.groups.len());
+    Reply::new(&answer, outcome)
 }
 
 /// `GET /v1/sessions`

@@ -3,7 +3,7 @@
 //! In: a word. Out: its handle, found by position. The sets of `decision` serve as they are; those here are words only metrics use.
 //! A map from label to handle would hash a string for each event, and would let an unknown word in.
 
-use crate::decision::{Basis, Cause, Enforcement, Phase, Protocol, Reason, Refusal, Reuse};
+use crate::decision::{Basis, Cause, Enforcement, Opinion, Phase, Protocol, Reason, Refusal, Reuse, Unjudged};
 
 /// A word of a closed set that metrics use as a label.
 pub trait Word: Copy + 'static {
@@ -53,7 +53,7 @@ macro_rules! decision_words {
     )+};
 }
 
-decision_words!(Basis, Cause, Enforcement, Phase, Protocol, Reason, Refusal, Reuse);
+decision_words!(Basis, Cause, Enforcement, Opinion, Phase, Protocol, Reason, Refusal, Reuse, Unjudged);
 
 macro_rules! label_words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal),+ $(,)? }) => {
@@ -194,6 +194,8 @@ mod tests {
         places_and_codes::<Basis>();
         places_and_codes::<Cause>();
         places_and_codes::<Enforcement>();
+        places_and_codes::<Opinion>();
+        places_and_codes::<Unjudged>();
         places_and_codes::<Phase>();
         places_and_codes::<Protocol>();
         places_and_codes::<Reason>();

@@ -5,14 +5,16 @@
 //! request is judged again from what the client sent, twice, and then denied. What a rewrite asks for is itself judged, by the same
 //! rule, before it may pass: whoever rewrites a path writes a new request.
 
-use std::future::poll_fn;
+mod observe;
+mod whole;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
 
 use super::edit::{self, identity::append_via};
 use super::flow::Upload;
@@ -22,6 +24,7 @@ use super::outbound;
 use super::question::{Body, Question, Under};
 use super::respond::Stop;
 use super::settings::Settings;
+use super::shadow;
 use crate::audit::{InputDetail, Outcome, Why};
 use crate::decision::{Enforcement, Phase, Reason, Refusal};
 use crate::exchange::SecondLook;
@@ -32,12 +35,12 @@ use crate::policy::Footprint;
 use crate::session::View;
 use crate::units::Span;
 use crate::upstream::Upstream;
-use crate::verdict::{Edits, Verdict};
+use crate::verdict::{Edits, Lease, Verdict};
+use observe::{as_it_came, may_be_observed};
+use whole::{parsed, read_body, unreadable};
 
 /// How often a request is judged again because the generation moved under it.
 const TRIES: usize = 3;
-/// How long a body may take that must be read before it can be judged.
-const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// What may go up.
 #[derive(Debug)]
@@ -79,6 +82,12 @@ enum Try {
 /// # Errors
 /// Why it is not admitted.
 pub(super) async fn admit(open: &Rc<Open>, request: Rc<Request>, session: &View) -> Result<Admitted, Stop> {
+    let admitted = settle(open, request, session).await;
+    shadow::ask(open, &admitted);
+    admitted
+}
+
+async fn settle(open: &Rc<Open>, request: Rc<Request>, session: &View) -> Result<Admitted, Stop> {
     let mut asked = Question { request, body: Body::Unread, rewritten: false, addresses: None };
     let mut tries = TRIES;
     while tries > 0 {
@@ -112,34 +121,12 @@ fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Sto
         };
         rule.check(addresses, open.worker.services.own())?;
     }
-    let needs_body = |under: Under<'_>| generation.plans.get(under.route.entry).is_some_and(|plan| plan.needs_body);
-    let mut reads_body = needs_body(under);
-    let unread = matches!(asked.body, Body::Unread);
-    if reads_body && unread {
-        return Ok(Try::NeedsBody(settings));
-    }
-    let mut question = asked.clone();
-    let mut verdict = judge(open, under, &question, session, &generation)?;
-    let mut edits = vec![std::mem::take(&mut verdict.edits)];
-    if edits.iter().any(Edits::patch_the_body) && unread {
-        return Ok(Try::NeedsBody(settings));
-    }
-    if edits.iter().any(Edits::change_the_question)
-        && let Some(rewritten) = rewritten(open, &settings, asked, &edits)?
-    {
-        question = rewritten;
-        note_question(open, &question);
-        let (place, under) = route(open, &settings, &question.request)?;
-        note_route(open, place, under);
-        reads_body = needs_body(under);
-        if reads_body && unread {
-            return Ok(Try::NeedsBody(settings));
-        }
-        verdict = judge(open, under, &question, session, &generation)?;
-        edits.push(std::mem::take(&mut verdict.edits));
-        still(&question, edits.last())?;
-    }
-    let forwarded = forward(open, &settings, &question, &edits)?;
+    let passing = match decide(open, &generation, &settings, asked, session) {
+        Ok(None) => return Ok(Try::NeedsBody(settings)),
+        Ok(Some(passing)) => passing,
+        Err(Stop::Denied(reason, _)) if may_be_observed(reason) => as_it_came(open, &generation, &settings, asked, reason)?,
+        Err(stop) => return Err(stop),
+    };
     match open.worker.services.registry.look_again(open.exchange(), generation.number, Instant::now()) {
         SecondLook::Pass => {}
         SecondLook::Killed(_) => return Err(Stop::denied(Reason::Killed)),
@@ -148,10 +135,65 @@ fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Sto
     }
     open.set_judged(Instant::now());
     if open.story(|story| story.enforcement) == Some(Enforcement::Enforce) {
-        open.flow.tighten(verdict.lease);
+        open.flow.tighten(passing.lease);
     }
-    keep(open, &settings, question, session, reads_body);
-    Ok(Try::Admitted(Box::new(forwarded)))
+    keep(open, &settings, passing.question, session, passing.reads_body);
+    Ok(Try::Admitted(Box::new(passing.forwarded)))
+}
+
+/// What one generation lets pass.
+struct Passing {
+    forwarded: Admitted,
+    question: Question,
+    lease: Lease,
+    reads_body: bool,
+}
+
+/// Judges, rewrites and judges again; `None` when that takes a body which was not read yet.
+fn decide(
+    open: &Rc<Open>,
+    generation: &Arc<Generation>,
+    settings: &Rc<Settings>,
+    asked: &Question,
+    session: &View,
+) -> Result<Option<Passing>, Stop> {
+    let needs_body = |under: Under<'_>| generation.plans.get(under.route.entry).is_some_and(|plan| plan.needs_body);
+    // True when somebody has to wait for it; a body that could not be read denies wherever it is asked for.
+    let must_read = || match asked.body {
+        Body::Unread => Ok(true),
+        Body::Begun { reason, .. } => Err(Stop::denied(reason)),
+        Body::Whole { .. } => Ok(false),
+    };
+    let (_, under) = route(open, settings, &asked.request)?;
+    let mut reads_body = needs_body(under);
+    if reads_body && must_read()? {
+        return Ok(None);
+    }
+    let mut question = asked.clone();
+    let judged = judge(open, under, &question, session, generation);
+    shadow::prepare(open, under, &question, session);
+    let mut verdict = judged?;
+    let mut edits = vec![std::mem::take(&mut verdict.edits)];
+    if edits.iter().any(Edits::patch_the_body) && must_read()? {
+        return Ok(None);
+    }
+    if edits.iter().any(Edits::change_the_question)
+        && let Some(rewritten) = rewritten(open, settings, asked, &edits)?
+    {
+        question = rewritten;
+        note_question(open, &question);
+        let (place, under) = route(open, settings, &question.request)?;
+        note_route(open, place, under);
+        reads_body = needs_body(under);
+        if reads_body && must_read()? {
+            return Ok(None);
+        }
+        verdict = judge(open, under, &question, session, generation)?;
+        edits.push(std::mem::take(&mut verdict.edits));
+        still(&question, edits.last())?;
+    }
+    let forwarded = forward(open, settings, &question, &edits)?;
+    Ok(Some(Passing { forwarded, question, lease: verdict.lease, reads_body }))
 }
 
 /// Finds the route, and lets kills by upstream know where this goes before the second look.
@@ -167,7 +209,7 @@ fn route<'s>(open: &Open, settings: &'s Settings, request: &Request) -> Result<(
 
 /// Noted before anything can stop the request: a denial tells as much of it as an allow.
 fn note_try(open: &Open, settings: &Rc<Settings>, asked: &Question) {
-    open.story(|story| (story.settings, story.route) = (Some(Rc::clone(settings)), None));
+    open.story(|story| (story.settings, story.route, story.enforcement) = (Some(Rc::clone(settings)), None, None));
     note_question(open, asked);
 }
 
@@ -258,7 +300,7 @@ fn still(question: &Question, last: Option<&Edits>) -> Result<(), Stop> {
     let mut again = (*question.request).clone();
     let mut document = match &question.body {
         Body::Whole { bytes, parsed: body::Parsed::Json(_) } => serde_json::from_slice(bytes).ok(),
-        Body::Whole { .. } | Body::Unread => None,
+        Body::Whole { .. } | Body::Unread | Body::Begun { .. } => None,
     };
     let before: Option<serde_json::Value> = document.clone();
     let questions_only = Edits { headers: Vec::new(), request_headers_to_remove: Vec::new(), ..edits.clone() };
@@ -268,7 +310,7 @@ fn still(question: &Question, last: Option<&Edits>) -> Result<(), Stop> {
 
 fn same(a: &Question, b: &Question) -> bool {
     let bytes = |question: &Question| match &question.body {
-        Body::Unread => None,
+        Body::Unread | Body::Begun { .. } => None,
         Body::Whole { bytes, parsed } => match parsed {
             // Two spellings of one document ask for the same.
             body::Parsed::Json(value) => Some(value.to_string().into_bytes()),
@@ -302,6 +344,7 @@ fn forward(open: &Rc<Open>, settings: &Rc<Settings>, question: &Question, edits:
     written.map_err(|error| refused(&error))?;
     let upload = match &question.body {
         Body::Unread => Upload::Streamed(Rc::clone(&open.flow)),
+        Body::Begun { bytes, .. } => Upload::Begun(Some(bytes.clone()), Rc::clone(&open.flow)),
         Body::Whole { bytes, .. } => Upload::Whole(Some(bytes.clone())),
     };
     let (upstream, host) = (under.route.upstream, under.route.host.clone());
@@ -341,7 +384,7 @@ fn keep(open: &Open, settings: &Settings, question: Question, session: &View, re
                 KeptBody::Gone
             }
         }
-        Body::Whole { .. } | Body::Unread => KeptBody::Unread,
+        Body::Whole { .. } | Body::Unread | Body::Begun { .. } => KeptBody::Unread,
     };
     let had_body = open.flow.uploading() || open.flow.bytes_in() > 0;
     open.keep(Kept {
@@ -352,39 +395,6 @@ fn keep(open: &Open, settings: &Settings, question: Question, session: &View, re
         body,
         session: session.clone(),
     });
-}
-
-/// Reads the body whole, for a policy that reads it.
-async fn read_body(open: &Open, settings: &Settings, request: &Request) -> Result<Body, Stop> {
-    let too_large = || Stop::denied(Reason::BodyTooLarge);
-    if request.declared_length.is_some_and(|length| length > settings.body_limit as u64) {
-        return Err(too_large());
-    }
-    let mut bytes = BytesMut::new();
-    let whole = async {
-        while let Some(next) = poll_fn(|cx| open.flow.poll_upload(cx)).await {
-            let next = next.map_err(|_| Stop::denied(Reason::BodyIncomplete))?;
-            if bytes.len() + next.len() > settings.body_limit {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&next);
-        }
-        Ok(())
-    };
-    tokio::time::timeout(BODY_WITHIN, whole).await.map_err(|_| Stop::denied(Reason::BodyTimeout))??;
-    parsed(open, settings, request, bytes.freeze())
-}
-
-fn parsed(open: &Open, settings: &Settings, request: &Request, bytes: Bytes) -> Result<Body, Stop> {
-    let field = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
-    let parsed = body::parse(field(CONTENT_TYPE), field(CONTENT_ENCODING), &bytes, settings.body_depth)
-        .map_err(|error| unreadable(open, &error))?;
-    Ok(Body::Whole { bytes, parsed })
-}
-
-fn unreadable(open: &Open, error: &body::BodyError) -> Stop {
-    open.story(|story| story.fault = Some(error.to_string()));
-    Stop::denied(Reason::BodyUnreadable)
 }
 
 fn edit_refused(open: &Open, error: &edit::EditError) -> Stop {

@@ -31,6 +31,7 @@ impl Open {
         let why = self.story.borrow().why;
         if let Some(Why::Denied(reason)) = why {
             self.suspect_denial(reason);
+            self.note_observed();
         }
         self.with_listener(|listener, mode| match why {
             Some(Why::Denied(reason)) => listener.metrics.observed(Basis::Standing, reason),

@@ -309,6 +309,8 @@ impl Flow {
 pub enum Upload {
     /// Read before it was judged, or rewritten since.
     Whole(Option<Bytes>),
+    /// What was read of it, and then the rest as it comes.
+    Begun(Option<Bytes>, Rc<Flow>),
     Streamed(Rc<Flow>),
 }
 
@@ -319,6 +321,10 @@ impl Body for Upload {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, FlowError>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Begun(bytes, flow) => match bytes.take().filter(|bytes| !bytes.is_empty()) {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => flow.poll_upload(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
+            },
             Self::Streamed(flow) => flow.poll_upload(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
         }
     }
@@ -326,6 +332,7 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Begun(bytes, flow) => bytes.as_ref().is_none_or(Bytes::is_empty) && !flow.uploading() && !flow.broken.get(),
             Self::Streamed(flow) => !flow.uploading() && !flow.broken.get(),
         }
     }
@@ -333,6 +340,15 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Begun(bytes, flow) => {
+                let (read, rest) = (bytes.as_ref().map_or(0, |bytes| bytes.len() as u64), flow.upload_hint());
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(read));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
             Self::Streamed(flow) => flow.upload_hint(),
         }
     }

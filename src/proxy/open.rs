@@ -23,6 +23,7 @@ use super::grpc;
 use super::normalise::Request;
 use super::record;
 use super::settings::{Listener, Settings};
+use super::shadow::{Differs, Second};
 use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why, readable_target};
 use crate::decision::{Ending, Enforcement, Protocol, Refusal, Transport};
@@ -55,6 +56,7 @@ pub struct Open {
     kept: RefCell<Option<Kept>>,
     in_session: Cell<bool>,
     pub(super) watching: OnceCell<Rc<Watching>>,
+    pub(super) second: RefCell<Second>,
     judged: Cell<Instant>,
     told: Cell<bool>,
     /// The TLS server name a tunnel began with.
@@ -80,6 +82,8 @@ pub(super) struct Story {
     pub(super) edits: Vec<String>,
     /// Names of the anomaly rules that fired on it.
     pub(super) anomaly: Vec<String>,
+    /// What the shadow policy said, until it is in the record.
+    pub(super) shadow: Option<Differs>,
     pub(super) fault: Option<String>,
     pub(super) decided_at: Option<SystemTime>,
     pub(super) status: Option<u16>,
@@ -138,6 +142,7 @@ impl Open {
             kept: RefCell::default(),
             in_session: Cell::new(false),
             watching: OnceCell::new(),
+            second: RefCell::default(),
             judged: Cell::new(now),
             told: Cell::new(false),
             server_name: RefCell::default(),
@@ -242,6 +247,7 @@ impl Open {
         let ack = record::decision(self, &story, permit);
         // An exchange may stay open for days; what its closing line does not repeat need not.
         story.record_input = None;
+        story.shadow = None;
         if let Some(judgement) = &mut story.judgement {
             judgement.input = regorus::Value::Undefined;
             judgement.answer = None;
@@ -251,6 +257,9 @@ impl Open {
 
     /// Writes its last line: the decision line, or the closing line where that one was written early.
     fn tell_end(&self) {
+        if !std::thread::panicking() {
+            self.hear_second();
+        }
         let mut story = self.story.borrow_mut();
         let mut permit = self.permit.borrow_mut();
         if permit.is_none() && story.why == Some(Why::Refused(Refusal::RecordFull)) {

@@ -54,8 +54,9 @@ pub struct DestinationConfig {
     /// Without a byte either way.
     #[serde(default = "five_minutes")]
     pub idle_timeout: Span,
+    /// The listener's own when absent.
     #[serde(default)]
-    pub enforcement: EnforcementConfig,
+    pub enforcement: Option<EnforcementConfig>,
     /// Another rule than `policy.decision`.
     #[serde(default)]
     pub decision: Option<String>,

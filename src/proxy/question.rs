@@ -15,7 +15,7 @@ use super::grpc;
 use super::normalise::Request;
 use super::open::{Kept, KeptBody, Open};
 use super::settings::{Route, Settings, Target};
-use crate::decision::Phase;
+use crate::decision::{Phase, Reason};
 use crate::destination::is_public;
 use crate::judge::body::Parsed;
 use crate::judge::case::{BodyFacts, Case, DestinationFacts, Progress, RequestFacts, ResourceFacts, RouteFacts, Suspicion};
@@ -37,7 +37,15 @@ pub(super) struct Question {
 #[derive(Clone, Debug)]
 pub(super) enum Body {
     Unread,
-    Whole { bytes: Bytes, parsed: Parsed },
+    Whole {
+        bytes: Bytes,
+        parsed: Parsed,
+    },
+    /// It could not be read whole, or not be understood: what was read, and the denial that is wherever a policy asks for it.
+    Begun {
+        bytes: Bytes,
+        reason: Reason,
+    },
 }
 
 /// The part of the configuration a question falls under.
@@ -66,7 +74,7 @@ impl Under<'_> {
         let windows: BTreeMap<String, bool> =
             self.settings.windows.iter().map(|(name, window)| (name.clone(), window.open(now))).collect();
         let (size, body) = match &question.body {
-            Body::Unread => (request.declared_length, BodyFacts::default()),
+            Body::Unread | Body::Begun { .. } => (request.declared_length, BodyFacts::default()),
             // No body has no size, whether or not somebody looked for one.
             Body::Whole { bytes, .. } if bytes.is_empty() => (request.declared_length, BodyFacts::default()),
             Body::Whole { bytes, parsed } => (Some(bytes.len() as u64), body_facts(bytes, parsed)),

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::grpc;
 use super::normalise::Request;
 use super::open::{Open, Story};
+use super::shadow::Differs;
 use crate::audit::{
     Ack, Closing, Core, InputDetail, Line, Outcome, Permit, Record, Resource, Why, hash_secret, is_secret_header,
     is_secret_parameter, readable_target,
@@ -101,6 +102,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         edits: &story.edits,
         anomaly: &story.anomaly,
         engine: judgement.map(|judgement| judgement.engine.code()),
+        shadow: story.shadow.as_ref().map(Differs::line),
         ..Core::default()
     }
 }
@@ -127,6 +129,7 @@ pub(super) fn closing(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
         cause: open.exchange().cut.cause(),
         generation: Some(open.exchange().generation()).filter(|generation| *generation > 0),
         anomaly: &story.anomaly,
+        shadow: story.shadow.as_ref().map(Differs::line),
     }))
 }
 

@@ -85,7 +85,7 @@ mod tests {
             path_prefix: prefix.to_owned(),
             upstream_host: "preserve".to_owned(),
             upstream: "u".to_owned(),
-            enforcement: super::super::EnforcementConfig::Enforce,
+            enforcement: None,
             decision: None,
             result: None,
         }

@@ -21,7 +21,7 @@ use crate::audit::InputDetail;
 use crate::decision::Enforcement;
 use crate::judge::{AddressLists, Networks, TimeWindow, WorkloadRule};
 use crate::metrics::{ListenerMetrics, Metrics, UpstreamMetrics};
-use crate::policy::{Entry, ResultShape};
+use crate::policy::{Entry, ResultShape, ShadowConfig};
 use crate::upstream::{self, Upstream};
 
 /// See the module.
@@ -37,6 +37,8 @@ pub struct Settings {
     pub windows: BTreeMap<String, TimeWindow>,
     /// The entry points of the policy, as routes count them.
     pub entries: Vec<Entry>,
+    /// What a shadow policy is asked; `None` without one.
+    pub shadow: Option<Shadowing>,
     pub body_limit: usize,
     pub body_depth: usize,
     pub input_detail: InputDetail,
@@ -45,6 +47,15 @@ pub struct Settings {
     pub reassess_every: Duration,
     /// Memory for the bodies of open exchanges, all workers together.
     pub retained: u64,
+}
+
+/// What a shadow policy is asked, and how often.
+#[derive(Clone, Debug)]
+pub struct Shadowing {
+    /// One in so many requests.
+    pub sample: u32,
+    /// In the order of the entry points of the policy in force.
+    pub entries: Vec<Entry>,
 }
 
 /// An upstream and what it counts.
@@ -96,6 +107,8 @@ pub struct ListenerPart<'a> {
     pub server_names: &'a [String],
     pub health: Option<&'a str>,
     pub sse_last_event: bool,
+    /// Of every route and destination that says nothing of its own.
+    pub enforcement: EnforcementConfig,
     pub routes: &'a [RouteConfig],
     /// `None` in front of a service.
     pub destinations: Option<&'a [DestinationConfig]>,
@@ -113,6 +126,7 @@ pub struct Parts<'a> {
     pub windows: &'a BTreeMap<String, TimeWindow>,
     pub decision: &'a str,
     pub result: Option<ResultShape>,
+    pub shadow: Option<&'a ShadowConfig>,
     pub body_limit: usize,
     pub body_depth: usize,
     pub head: normalise::Limits,
@@ -157,7 +171,12 @@ impl Settings {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
+        let shadow = parts.shadow.map(|config| Shadowing {
+            sample: config.sample,
+            entries: entries.iter().map(|entry| config.entry(parts.decision, entry)).collect(),
+        });
         Ok(Self {
+            shadow,
             environment: Arc::from(parts.environment),
             listeners,
             upstreams,
@@ -215,8 +234,27 @@ impl Settings {
         Some((place, route, self.upstreams.get(route.upstream)?))
     }
 
+    /// Listener and route of what only observes.
+    pub fn observing(&self) -> impl Iterator<Item = (String, String)> {
+        let of = |listener: &Listener| {
+            let observes = listener.places.iter().filter(|route| route.enforcement == Enforcement::Observe);
+            observes.map(|route| (listener.name.clone(), route.name.clone())).collect::<Vec<_>>()
+        };
+        self.listeners.iter().flat_map(of)
+    }
+
     pub fn route_at(&self, listener: usize, place: usize) -> Option<&Route> {
         self.listener(listener)?.places.get(place)
+    }
+}
+
+impl Shadowing {
+    /// The entry points to load a shadow policy for, each once.
+    pub fn asked(&self) -> Vec<Entry> {
+        let mut asked = self.entries.clone();
+        asked.sort();
+        asked.dedup();
+        asked
     }
 }
 
@@ -229,8 +267,8 @@ impl Listener {
         entries: &mut Vec<Entry>,
     ) -> Result<Self, Vec<String>> {
         let made = match part.destinations {
-            None => routes(part.routes, parts, upstreams, entries),
-            Some(destinations) => outbound(destinations, parts, upstreams, metrics, entries),
+            None => routes(part, parts, upstreams, entries),
+            Some(destinations) => outbound((destinations, part.enforcement), parts, upstreams, metrics, entries),
         };
         let place =
             |wrong: Vec<String>| wrong.into_iter().map(|wrong| format!("listener `{}`: {wrong}", part.name)).collect::<Vec<_>>();
@@ -256,15 +294,15 @@ impl Listener {
 }
 
 fn routes(
-    configs: &[RouteConfig],
+    part: &ListenerPart<'_>,
     parts: &Parts<'_>,
     upstreams: &[Target],
     entries: &mut Vec<Entry>,
 ) -> Result<(Taking, Vec<Route>), Vec<String>> {
     let mut mistakes = Vec::new();
-    let routes = Routes::new(configs).map_err(|wrong| mistakes.extend(wrong));
+    let routes = Routes::new(part.routes).map_err(|wrong| mistakes.extend(wrong));
     let mut places = Vec::new();
-    for route in configs {
+    for route in part.routes {
         let Some(upstream) = upstreams.iter().position(|target| *target.upstream.name == *route.upstream) else {
             mistakes.push(format!("route `{}`: there is no upstream `{}`", route.name, route.upstream));
             continue;
@@ -282,7 +320,7 @@ fn routes(
         places.push(Route {
             name: route.name.clone(),
             upstream,
-            enforcement: enforcement(route.enforcement),
+            enforcement: enforcement(route.enforcement.unwrap_or(part.enforcement)),
             entry: entry_of(route.decision.as_deref(), route.result, parts, entries),
             host,
             outbound: None,
@@ -296,7 +334,7 @@ fn routes(
 
 /// The destinations of a listener. To everything that counts and kills, each is an upstream of its own.
 fn outbound(
-    configs: &[DestinationConfig],
+    (configs, usual): (&[DestinationConfig], EnforcementConfig),
     parts: &Parts<'_>,
     upstreams: &mut Vec<Target>,
     metrics: &Metrics,
@@ -311,7 +349,7 @@ fn outbound(
         places.push(Route {
             name: name.clone(),
             upstream: upstreams.len() - 1,
-            enforcement: enforcement(config.enforcement),
+            enforcement: enforcement(config.enforcement.unwrap_or(usual)),
             entry: entry_of(config.decision.as_deref(), config.result, parts, entries),
             host: None,
             outbound: Some(rule),

@@ -13,16 +13,19 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use regorus::Value;
 use tokio::sync::Notify;
 
 use super::flow::Upload;
 use super::open::Open;
 use super::settings::Settings;
+use super::shadow::Desk;
 use crate::anomaly::Watch;
 use crate::audit::Audit;
 use crate::destination::Resolver;
 use crate::exchange::Registry;
 use crate::judge::case::Case;
+use crate::judge::shadow::Shadow;
 use crate::judge::{Generation, Judge, Judgement, Seat};
 use crate::kill::Door;
 use crate::metrics::Metrics;
@@ -51,6 +54,8 @@ pub struct Services {
     pub own: OnceLock<Vec<SocketAddr>>,
     /// The gate has an SVID of its own that is valid; set by the control thread, within a second.
     pub identified: AtomicBool,
+    /// A second policy, and what came of comparing it with the one in force.
+    pub shadow: Arc<Shadow>,
     /// Where judges of old generations go to be freed; data of 50 MB must not be freed between two requests.
     pub retired: Mutex<Sender<Judge>>,
 }
@@ -137,6 +142,8 @@ pub struct Worker {
     pub index: usize,
     seat: Arc<Seat>,
     judge: RefCell<Option<Judge>>,
+    shadow: RefCell<Option<Judge>>,
+    pub(super) desk: Desk,
     settings: RefCell<Rc<Settings>>,
     pub pool: Pool<Upload>,
     pub resolver: Resolver,
@@ -164,6 +171,8 @@ impl Worker {
             index,
             seat,
             judge: RefCell::new(None),
+            shadow: RefCell::new(None),
+            desk: Desk::default(),
             settings: RefCell::new(settings),
             pool,
             resolver: Resolver::default(),
@@ -198,6 +207,30 @@ impl Worker {
     /// Asks this worker's judge. `None` when there is none.
     pub fn judge(&self, entry: usize, case: &Case<'_>) -> Option<Judgement> {
         self.judge.borrow_mut().as_mut().map(|judge| judge.judge(entry, case))
+    }
+
+    /// The shadow's generation; takes the next judge from its seat where there is one. `None` while nobody judges in the shadow.
+    pub(super) fn shadow_generation(&self) -> Option<Arc<Generation>> {
+        let bench = &self.services.shadow.bench;
+        let active = bench.generation();
+        let mut judge = self.shadow.borrow_mut();
+        if active == 0 {
+            self.services.retire(judge.take());
+        } else if judge.as_ref().is_none_or(|judge| judge.generation.number != active) {
+            let (next, passed) = bench.seats().get(self.index)?.take(active);
+            self.services.retire(passed);
+            if let Some(next) = next {
+                self.services.retire(judge.replace(next));
+            }
+        }
+        judge.as_ref().map(|judge| Arc::clone(&judge.generation))
+    }
+
+    /// Asks the shadow about an input document made for one of its generations; `None` when another one judges by now.
+    pub(super) fn ask_shadow(&self, generation: u64, entry: usize, input: Value) -> Option<Judgement> {
+        let mut judge = self.shadow.borrow_mut();
+        let judge = judge.as_mut().filter(|judge| judge.generation.number == generation)?;
+        Some(judge.judge_document(entry, input))
     }
 
     pub(super) fn enlist(&self, open: &Rc<Open>) -> usize {

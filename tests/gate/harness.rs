@@ -46,6 +46,8 @@ pub struct Setup {
     pub audit: String,
     /// More YAML of the upstream, after its endpoint: `, response_timeout: 1s`.
     pub upstream: String,
+    /// A policy that is tried without effect, and more of `policy.shadow`: `, sample: 2`.
+    pub shadow: Option<(String, String)>,
 }
 
 impl Default for Setup {
@@ -58,6 +60,7 @@ impl Default for Setup {
             decision: "portcullis/decision".to_owned(),
             audit: "  file: decisions.jsonl\n".to_owned(),
             upstream: String::new(),
+            shadow: None,
         }
     }
 }
@@ -114,18 +117,26 @@ impl Setup {
         std::fs::create_dir(folder.path().join("policy")).unwrap();
         std::fs::write(folder.path().join("policy/policy.rego"), &self.policy).unwrap();
         std::fs::write(folder.path().join("policy/data.json"), &self.data).unwrap();
+        if let Some((policy, _)) = &self.shadow {
+            std::fs::create_dir(folder.path().join("shadow")).unwrap();
+            std::fs::write(folder.path().join("shadow/policy.rego"), policy).unwrap();
+        }
         std::fs::write(folder.path().join("gate.yaml"), edit(self.yaml(upstream))).unwrap();
         (folder, authority)
     }
 
     fn yaml(&self, upstream: SocketAddr) -> String {
         let Self { extra, listener, decision, audit, upstream: timeouts, .. } = self;
+        let shadow = self
+            .shadow
+            .as_ref()
+            .map_or_else(String::new, |(_, more)| format!("  shadow: {{bundles: {{next: {{path: shadow}}}}{more}}}\n"));
         format!(
             "environment: test\n\
              identity:\n  trust_domain: example.org\n  source:\n    files: {{certificate: svid.pem, private_key: svid.key, bundles: {{example.org: bundle.pem}}}}\n\
              listeners:\n  - name: front\n    address: 127.0.0.1:0\n{listener}    routes: [{{name: all, upstream: backend}}]\n\
              upstreams:\n  backend: {{endpoint: \"http://{upstream}\"{timeouts}}}\n\
-             policy:\n  bundles: {{authz: {{path: policy}}}}\n  decision: {decision}\n  may_kill: [exchange, session, identity]\n  limits: {{time: 200ms}}\n\
+             policy:\n  bundles: {{authz: {{path: policy}}}}\n  decision: {decision}\n  may_kill: [exchange, session, identity]\n  limits: {{time: 200ms}}\n{shadow}\
              admin: {{address: 127.0.0.1:0}}\n\
              audit:\n{audit}\
              control: {{socket: control.sock}}\n{extra}"

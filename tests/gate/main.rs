@@ -22,6 +22,7 @@ mod promises;
 mod readers;
 mod record;
 mod review;
+mod shadow;
 mod spire;
 mod story;
 mod swaps;

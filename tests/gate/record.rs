@@ -356,6 +356,7 @@ const CORE: &[&str] = &[
     "phase",
     "edits",
     "engine",
+    "shadow",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,8 @@ impl<'a> Check<'a> {
         for (_, key) in self.at(&["keys"]).iter().flat_map(Place::entries) {
             self.secret_of_signatures(&key);
         }
-        for (_, bundle) in self.at(&["policy", "bundles"]).iter().flat_map(Place::entries) {
+        let places = [self.at(&["policy", "bundles"]), self.at(&["policy", "shadow", "bundles"])];
+        for (_, bundle) in places.iter().flatten().flat_map(Place::entries) {
             if let Some(signing) = bundle.child("signing") {
                 self.signing(&signing);
             }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
+use crate::policy::bundle::{self, Bounds};
 use crate::policy::{BundleSource, EngineChoice, Limits, TestChoice};
 use crate::units::{Size, Span};
 
@@ -18,6 +19,7 @@ pub(crate) fn config(path: PathBuf) -> Config {
         engine: EngineChoice::Auto,
         tests: TestChoice::Ignore,
         reuse: Size::mib(1),
+        shadow: None,
         limits: Limits { time: Span::millis(200), ..Limits::default() },
     }
 }
