@@ -166,6 +166,7 @@ mod tests {
             "policy",
             "policy show",
             "policy activate --dry-run",
+            "policy activate --allow-rollback authz --allow-rollback prices",
             "policy rollback --dry-run --json",
         ] {
             let words = std::iter::once("portcullis").chain(line.split(' '));

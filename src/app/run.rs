@@ -252,9 +252,9 @@ impl Gate {
 
     async fn obey(&mut self, order: Order, bundles: &mut Watch<Bundles>) {
         match order {
-            Order::Activate { dry_run, reply } => {
+            Order::Activate { dry_run, allow_rollback, reply } => {
                 let taken = self.bundles();
-                let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run).await);
+                let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run, allow_rollback).await);
                 if !dry_run {
                     bundles.take(taken);
                 }
@@ -272,7 +272,7 @@ impl Gate {
         // Where a bundle is yet to be fetched, these are read when it comes.
         if bundles.changed(self.bundles()) && self.parts.supply.standing().is_some() {
             // What is wrong with it is in the log, the metrics and the status; nobody waits here for an answer.
-            let _ = self.parts.activate(&self.config, &self.workers, false).await;
+            let _ = self.parts.activate(&self.config, &self.workers, false, Vec::new()).await;
         }
         if certificates.changed(self.certificates()) {
             self.parts.reload_identity(&self.config, &self.workers);

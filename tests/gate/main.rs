@@ -21,6 +21,7 @@ mod life;
 mod promises;
 mod record;
 mod review;
+mod rollback;
 mod spire;
 mod story;
 mod swaps;
