@@ -91,6 +91,7 @@ pub struct App {
     config: Config,
     /// Read again on SIGHUP.
     file: Option<PathBuf>,
+    read: run::Bundles,
     addresses: Addresses,
     listeners: Vec<(TcpListener, Arc<Entrance>)>,
     admin: TcpListener,
@@ -130,6 +131,8 @@ impl App {
         let agent = Agent::of(&config)?;
         let holder = Arc::new(Holder::new(identity::load(&config)?));
         let supply = Arc::new(Supply::open(&config, &holder)?);
+        // Before they are read: what changes from here on is looked at.
+        let read = run::fingerprints(&config);
         let policy = supply.first(&config, &settings.entries)?.map(Arc::new);
 
         let registry = Arc::new(Registry::new(workers));
@@ -182,7 +185,7 @@ impl App {
                 Err(report) => return Err(report.into()),
             }
         }
-        Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
+        Ok(Self { config, file: None, read, addresses, listeners, admin, control, writer, retired, house, parts })
     }
 
     /// Where the configuration is read from again on SIGHUP.

@@ -86,7 +86,7 @@ impl App {
     }
 
     fn serve(self, stop: watch::Receiver<bool>, signals: bool) -> Result<(), AppError> {
-        let Self { config, file, addresses, listeners, admin, control, writer, retired, house, parts } = self;
+        let Self { config, file, read, addresses, listeners, admin, control, writer, retired, house, parts } = self;
         spawn("record", move || writer.run())?;
         spawn("reaper", move || retired.into_iter().for_each(drop))?;
         let mut workers = Vec::new();
@@ -95,7 +95,7 @@ impl App {
             workers.push(worker::start(services, index, Arc::clone(seat), config.limits.clone()).map_err(AppError::Thread)?);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Thread)?;
-        let gate = Gate { config, file, house, parts, workers: Arc::new(workers), addresses };
+        let gate = Gate { config, file, read, house, parts, workers: Arc::new(workers), addresses };
         runtime.block_on(gate.stand(listeners, admin, control, stop, signals))
     }
 }
@@ -108,6 +108,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), AppErro
 struct Gate {
     config: Config,
     file: Option<PathBuf>,
+    /// What bundles on this machine were when they were read for the start.
+    read: Bundles,
     house: Arc<crate::listener::House>,
     parts: Shared,
     workers: Arc<Vec<Handle>>,
@@ -162,7 +164,7 @@ impl Gate {
         let mut ears = Ears { agent, bundles: fetch::start(&self.parts, &self.config, &mut following) };
         let mut signals = Signals::listen(signals).map_err(AppError::Thread)?;
         let mut stop = stop;
-        let mut bundles = Watch::new(self.bundles());
+        let mut bundles = Watch::new(std::mem::take(&mut self.read));
         let mut certificates = Watch::new(self.certificates());
         let (mut look, mut sweep) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(SWEEP_EVERY));
         self.parts.status.update(|status| status.started_up = true);
@@ -298,8 +300,7 @@ impl Gate {
     }
 
     fn bundles(&self) -> Bundles {
-        let paths = self.config.policy.bundles.values().filter_map(|source| source.path());
-        paths.map(|path| bundle::fingerprint(path).ok()).collect()
+        fingerprints(&self.config)
     }
 
     fn certificates(&self) -> Token {
@@ -386,7 +387,13 @@ impl Gate {
     }
 }
 
-type Bundles = Vec<Option<bundle::Fingerprint>>;
+pub(super) type Bundles = Vec<Option<bundle::Fingerprint>>;
+
+/// The change tokens of the bundles on this machine.
+pub(super) fn fingerprints(config: &Config) -> Bundles {
+    let paths = config.policy.bundles.values().filter_map(|source| source.path());
+    paths.map(|path| bundle::fingerprint(path).ok()).collect()
+}
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is gone is nobody's order to stop.
