@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
+use crate::policy::bundle::{self, Bounds};
 use crate::policy::{BundleSource, EngineChoice, Limits, TestChoice};
 use crate::units::{Size, Span};
 
