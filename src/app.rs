@@ -8,6 +8,7 @@
 mod accept;
 mod change;
 mod fetch;
+mod history;
 mod identity;
 mod run;
 mod shadow;
@@ -37,6 +38,7 @@ use crate::session::Sessions;
 use crate::store::{Store, StoreError};
 use crate::tls::{self, Holder, IdentityError, ListenerRules};
 
+use history::{Coming, History};
 use identity::Agent;
 pub use run::Running;
 use supply::Supply;
@@ -91,6 +93,7 @@ pub struct App {
     config: Config,
     /// Read again on SIGHUP.
     file: Option<PathBuf>,
+    read: run::Bundles,
     addresses: Addresses,
     listeners: Vec<(TcpListener, Arc<Entrance>)>,
     admin: TcpListener,
@@ -110,6 +113,7 @@ struct Shared {
     agent: Option<Agent>,
     status: Arc<StatusBoard>,
     supply: Arc<Supply>,
+    history: Arc<History>,
     /// Who writes the record and the reports.
     labels: Arc<Labels>,
     /// Counts what reports tell of.
@@ -129,10 +133,13 @@ impl App {
         let agent = Agent::of(&config)?;
         let holder = Arc::new(Holder::new(identity::load(&config)?));
         let supply = Arc::new(Supply::open(&config, &holder)?);
+        // Before they are read: what changes from here on is looked at.
+        let read = run::fingerprints(&config);
         let policy = supply.first(&config, &settings.entries)?.map(Arc::new);
 
         let registry = Arc::new(Registry::new(workers));
         let store = Arc::new(Store::open(&config.state)?);
+        let history = Arc::new(History::open(Arc::clone(&store))?);
         let door = Arc::new(Door::open(Arc::clone(&registry), store, Arc::clone(&metrics))?);
         let labels = Arc::new(labels(&config));
         let (audit, writer) = Audit::open(&config.audit, &labels, audit_metrics(&metrics))?;
@@ -170,13 +177,19 @@ impl App {
 
         let bench = Arc::new(Bench::new(workers, registry));
         let (status, changed) = (Arc::new(StatusBoard::default()), tokio::sync::watch::Sender::new(0));
-        let parts = Shared { services, bench, holder, agent, status, supply, labels, changed };
+        let parts = Shared { services, bench, holder, agent, status, supply, history, labels, changed };
         parts.describe(&config, &addresses);
         if let Some(policy) = policy {
-            parts.put_in_force(&config, policy, None)?;
+            match parts.put_in_force(&config, policy, None, &Coming::new()) {
+                Ok(_) => {}
+                Err(report) if parts.supply.forget() => {
+                    tracing::error!(%report, "the bundles kept from before were refused; everything is denied until they are fetched");
+                }
+                Err(report) => return Err(report.into()),
+            }
         }
         parts.load_shadow(&config.policy);
-        Ok(Self { config, file: None, addresses, listeners, admin, control, writer, retired, house, parts })
+        Ok(Self { config, file: None, read, addresses, listeners, admin, control, writer, retired, house, parts })
     }
 
     /// Where the configuration is read from again on SIGHUP.

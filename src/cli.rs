@@ -187,6 +187,7 @@ mod tests {
             "policy",
             "policy show",
             "policy activate --dry-run",
+            "policy activate --allow-rollback authz --allow-rollback prices",
             "policy rollback --dry-run --json",
             "policy shadow --by-risk",
             "policy --socket a.sock shadow --json",

@@ -96,6 +96,8 @@ pub enum Order {
     /// Reads configuration and bundles anew and puts them in force. The error is the report, one finding a line.
     Activate {
         dry_run: bool,
+        /// Bundles that may be older than what was in force.
+        allow_rollback: Vec<String>,
         reply: oneshot::Sender<Result<Activated, String>>,
     },
     /// Puts the generation before this one in force again.

@@ -330,15 +330,22 @@ impl Bench {
             .collect()
     }
 
-    /// Puts a policy in force for all workers at once, and returns its generation. `prepare` is told its number just before, when
-    /// nothing can fail any more.
+    /// Puts a policy in force for all workers at once, and returns its generation. `keep` writes down what must not be forgotten once
+    /// it is; `prepare` is told its number just before, when nothing can fail any more.
     ///
     /// # Errors
-    /// The findings of the compiler; the generation in force stays.
-    pub fn activate(&self, policy: Arc<Policy>, may_kill: &[KillScope], prepare: impl FnOnce(u64)) -> Result<u64, Report> {
+    /// The findings of the compiler, or of `keep`; the generation in force stays.
+    pub fn activate(
+        &self,
+        policy: Arc<Policy>,
+        may_kill: &[KillScope],
+        keep: impl FnOnce() -> Result<(), Report>,
+        prepare: impl FnOnce(u64),
+    ) -> Result<u64, Report> {
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         let number = active.number + 1;
         let judges = self.candidates(&policy, may_kill, number)?;
+        keep()?;
         for (seat, judge) in self.seats.iter().zip(judges) {
             seat.place(judge);
         }

@@ -20,6 +20,7 @@ mod patterns;
 pub mod preflight;
 mod program;
 mod results;
+pub mod rollback;
 mod samples;
 pub mod source;
 pub mod suite;

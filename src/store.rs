@@ -15,6 +15,7 @@ use serde::Deserialize;
 pub mod bundles;
 mod database;
 mod kills;
+mod marks;
 
 pub use database::{Change, Store, StoreError};
 

@@ -57,6 +57,7 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis check -c examples/envoy-opa/gate.yaml", Succeeds),
     ("portcullis check -c examples/spire/gate.yaml", Succeeds),
     ("portcullis check -c examples/sidecar/gate.yaml", Succeeds),
+    ("portcullis check -c examples/bundles/gate.yaml", Succeeds),
     ("portcullis test policies/admin-api --coverage-min 90", Succeeds),
     ("portcullis test policies/admin-api --run destroy -v", Succeeds),
     ("portcullis eval -c examples/admin-api/gate.yaml -i request.json --explain", Denies),

@@ -9,12 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use serde_json::value::to_raw_value;
 use tokio::sync::oneshot;
 
+use super::history::Coming;
 use super::identity::seconds_as_f64;
 use super::supply::{Set, archives};
 use super::worker::{Command, Handle};
 use super::{Addresses, Shared, reread};
+use crate::audit::ControlCall;
 use crate::config::Config;
 use crate::control::{Activated, ExchangeRow, ListenerStatus, Unloaded};
 use crate::judge::Judge;
@@ -45,7 +48,16 @@ impl Shared {
 
     /// Compiles a policy and puts it in force for every worker, together with the settings it was loaded for where those are new.
     /// Slow: never on a worker, nor where operators wait for other answers.
-    pub(super) fn put_in_force(&self, config: &Config, policy: Arc<Policy>, settings: Option<Settings>) -> Result<u64, Report> {
+    /// Tells which of its signed bundles are older than what was in force, and were let back by name.
+    pub(super) fn put_in_force(
+        &self,
+        config: &Config,
+        policy: Arc<Policy>,
+        settings: Option<Settings>,
+        coming: &Coming,
+    ) -> Result<(u64, Vec<String>), Report> {
+        let examined = self.history.examine(config, &policy, coming);
+        let older = examined.map_err(|older| older.count(&self.services.metrics))?;
         for warning in policy.warnings().iter().chain(&unknown::reads(&policy)) {
             tracing::warn!(%warning, "the policy has a warning");
         }
@@ -54,7 +66,11 @@ impl Shared {
                 self.services.publish_settings(settings, generation);
             }
         };
-        let generation = self.bench.activate(Arc::clone(&policy), &config.policy.may_kill, publish)?;
+        let keep = || self.history.keep(&policy, coming);
+        let generation = self.bench.activate(Arc::clone(&policy), &config.policy.may_kill, keep, publish)?;
+        if matches!(coming, Coming::Loaded(named) if named.is_empty()) && !older.is_empty() {
+            self.record_older(&older, &policy);
+        }
         let metrics = &self.services.metrics;
         metrics.policy_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         let now = since_epoch(SystemTime::now()).as_secs();
@@ -63,17 +79,39 @@ impl Shared {
         }
         tracing::info!(generation, revisions = ?policy.revisions(), "policy in force");
         self.status.in_force(policy, generation, now);
-        Ok(generation)
+        Ok((generation, older))
+    }
+
+    /// What the configuration let back nobody called for, so no call in the record tells of it.
+    fn record_older(&self, older: &[String], policy: &Policy) {
+        let revisions: BTreeMap<&str, Option<&String>> =
+            older.iter().map(|name| (name.as_str(), policy.revisions().get(name))).collect();
+        let detail = to_raw_value(&revisions).ok();
+        self.services.audit.control(&ControlCall {
+            at: SystemTime::now(),
+            caller: None,
+            call: "signing.allow_rollback_to",
+            status: 200,
+            outcome: "older bundles were let back by the configuration",
+            detail: detail.as_deref(),
+        });
     }
 
     /// Reads the bundles again and puts them in force, then judges everything open anew. `dry_run` only counts.
-    pub(super) async fn activate(&self, config: &Config, workers: &[Handle], dry_run: bool) -> Result<Activated, String> {
+    /// The bundles in `allowed` may be older than what was in force.
+    pub(super) async fn activate(
+        &self,
+        config: &Config,
+        workers: &[Handle],
+        dry_run: bool,
+        allowed: Vec<String>,
+    ) -> Result<Activated, String> {
         let entries = self.services.settings().entries.clone();
-        let (loading, set) = (config.policy.clone(), self.supply.standing().unwrap_or_default());
+        let (loading, set) = (config.policy.clone(), self.supply.standing_with(&allowed).unwrap_or_default());
         let given = archives(&set);
         let loaded = blocking(move || Policy::load_with(&loading, &entries, &given)).await?;
         let policy = loaded.map(Arc::new).map_err(|report| self.refused(config, &report, dry_run))?;
-        let activated = self.switch_to(config, workers, policy, None, dry_run).await?;
+        let activated = self.switch_to(config, workers, policy, None, Coming::Loaded(allowed), dry_run).await?;
         if !dry_run {
             self.stands(config, set).await;
         }
@@ -96,7 +134,7 @@ impl Shared {
                 "the earlier policy was loaded for routes that ask other rules; put its bundle back and activate it".to_owned()
             );
         }
-        self.switch_to(config, workers, previous, None, dry_run).await
+        self.switch_to(config, workers, previous, None, Coming::Returned, dry_run).await
     }
 
     async fn switch_to(
@@ -105,17 +143,20 @@ impl Shared {
         workers: &[Handle],
         policy: Arc<Policy>,
         settings: Option<Settings>,
+        coming: Coming,
         dry_run: bool,
     ) -> Result<Activated, String> {
         let revisions: BTreeMap<String, String> = policy.revisions().clone();
-        let (generation, found) = if dry_run {
-            (None, self.rehearse(&config.policy.may_kill, workers, policy).await?)
+        let (generation, older, found) = if dry_run {
+            let older =
+                self.history.examine(config, &policy, &coming).map_err(|older| self.refused(config, &older.report, true))?;
+            (None, older, self.rehearse(&config.policy.may_kill, workers, policy).await?)
         } else {
-            let switched = self.switch(config, workers, policy, settings).await?;
-            let (generation, found) = switched.map_err(|report| self.refused(config, &report, false))?;
-            (Some(generation), found)
+            let switched = self.switch(config, workers, policy, settings, coming).await?;
+            let (generation, older, found) = switched.map_err(|report| self.refused(config, &report, false))?;
+            (Some(generation), older, found)
         };
-        Ok(Activated { generation, open: found.open, cut: found.cut, revisions, dry_run })
+        Ok(Activated { generation, open: found.open, cut: found.cut, revisions, older, dry_run })
     }
 
     /// Puts a policy in force and judges everything open by it. The outer error is the gate's own.
@@ -125,13 +166,14 @@ impl Shared {
         workers: &[Handle],
         policy: Arc<Policy>,
         settings: Option<Settings>,
-    ) -> Result<Result<(u64, Reassessed), Report>, String> {
+        coming: Coming,
+    ) -> Result<Result<(u64, Vec<String>, Reassessed), Report>, String> {
         let (shared, switching) = (self.clone(), config.clone());
-        match blocking(move || shared.put_in_force(&switching, policy, settings)).await? {
-            Ok(generation) => {
+        match blocking(move || shared.put_in_force(&switching, policy, settings, &coming)).await? {
+            Ok((generation, older)) => {
                 let found = ask(workers, Command::Reassess).await;
                 tracing::info!(generation, open = found.open, cut = found.cut, "open exchanges judged again");
-                Ok(Ok((generation, found)))
+                Ok(Ok((generation, older, found)))
             }
             Err(report) => Ok(Err(report)),
         }
@@ -191,7 +233,7 @@ impl Shared {
                     }
                 };
                 self.services.sessions.keep_for(new.keeps_sessions_for());
-                if let Err(error) = self.switch_to(&new, workers, policy, Some(settings), false).await {
+                if let Err(error) = self.switch_to(&new, workers, policy, Some(settings), Coming::new(), false).await {
                     tracing::error!(%error, "the policy of the new configuration was refused; the last good configuration stays");
                     return None;
                 }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::change::blocking;
+use super::history::Coming;
 use super::identity::seconds_as_f64;
 use super::supply::{Archive, archives, fetched};
 use super::worker::Handle;
@@ -164,7 +165,7 @@ impl Shared {
         let (loading, entries) = (config.policy.clone(), self.services.settings().entries.clone());
         let loaded = blocking(move || Policy::load_with(&loading, &entries, &archives)).await?;
         let policy = loaded.map_err(|report| report.to_string())?;
-        let switched = self.switch(config, workers, Arc::new(policy), None).await?;
+        let switched = self.switch(config, workers, Arc::new(policy), None, Coming::new()).await?;
         switched.map(drop).map_err(|report| report.to_string())
     }
 

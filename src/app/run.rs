@@ -86,7 +86,7 @@ impl App {
     }
 
     fn serve(self, stop: watch::Receiver<bool>, signals: bool) -> Result<(), AppError> {
-        let Self { config, file, addresses, listeners, admin, control, writer, retired, house, parts } = self;
+        let Self { config, file, read, addresses, listeners, admin, control, writer, retired, house, parts } = self;
         spawn("record", move || writer.run())?;
         spawn("reaper", move || retired.into_iter().for_each(drop))?;
         let mut workers = Vec::new();
@@ -96,7 +96,7 @@ impl App {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Thread)?;
         let shadows = Watch::new(bundles_of(config.policy.of_shadow().as_ref()));
-        let gate = Gate { config, file, house, parts, workers: Arc::new(workers), addresses, shadows };
+        let gate = Gate { config, file, read, house, parts, workers: Arc::new(workers), addresses, shadows };
         runtime.block_on(gate.stand(listeners, admin, control, stop, signals))
     }
 }
@@ -109,6 +109,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), AppErro
 struct Gate {
     config: Config,
     file: Option<PathBuf>,
+    /// What bundles on this machine were when they were read for the start.
+    read: Bundles,
     house: Arc<crate::listener::House>,
     parts: Shared,
     workers: Arc<Vec<Handle>>,
@@ -165,7 +167,7 @@ impl Gate {
         let mut ears = Ears { agent, bundles: fetch::start(&self.parts, &self.config, &mut following) };
         let mut signals = Signals::listen(signals).map_err(AppError::Thread)?;
         let mut stop = stop;
-        let mut bundles = Watch::new(self.bundles());
+        let mut bundles = Watch::new(std::mem::take(&mut self.read));
         let mut certificates = Watch::new(self.certificates());
         let (mut look, mut sweep) = (tokio::time::interval(LOOK_EVERY), tokio::time::interval(SWEEP_EVERY));
         self.parts.status.update(|status| status.started_up = true);
@@ -256,7 +258,7 @@ impl Gate {
 
     async fn obey(&mut self, order: Order, bundles: &mut Watch<Bundles>) {
         match order {
-            Order::Activate { dry_run, reply } => {
+            Order::Activate { dry_run, allow_rollback, reply } => {
                 if !dry_run {
                     let now = bundles_of(self.config.policy.of_shadow().as_ref());
                     // An order waits for nobody who may still be writing.
@@ -265,7 +267,7 @@ impl Gate {
                     }
                 }
                 let taken = self.bundles();
-                let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run).await);
+                let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run, allow_rollback).await);
                 if !dry_run {
                     bundles.take(taken);
                 }
@@ -283,7 +285,7 @@ impl Gate {
         // Where a bundle is yet to be fetched, these are read when it comes.
         if bundles.changed(self.bundles()) && self.parts.supply.standing().is_some() {
             // What is wrong with it is in the log, the metrics and the status; nobody waits here for an answer.
-            let _ = self.parts.activate(&self.config, &self.workers, false).await;
+            let _ = self.parts.activate(&self.config, &self.workers, false, Vec::new()).await;
         }
         if self.shadows.changed(bundles_of(self.config.policy.of_shadow().as_ref())) {
             self.parts.follow_shadow(&self.config).await;
@@ -314,7 +316,7 @@ impl Gate {
     }
 
     fn bundles(&self) -> Bundles {
-        bundles_of(Some(&self.config.policy))
+        fingerprints(&self.config)
     }
 
     fn certificates(&self) -> Token {
@@ -401,7 +403,12 @@ impl Gate {
     }
 }
 
-type Bundles = Vec<Option<bundle::Fingerprint>>;
+pub(super) type Bundles = Vec<Option<bundle::Fingerprint>>;
+
+/// The change tokens of the bundles on this machine.
+pub(super) fn fingerprints(config: &Config) -> Bundles {
+    bundles_of(Some(&config.policy))
+}
 
 fn bundles_of(policy: Option<&policy::Config>) -> Bundles {
     let sources = policy.into_iter().flat_map(|policy| policy.bundles.values());

@@ -36,8 +36,8 @@ impl Shared {
             return;
         };
         let loaded = Policy::load(&loading, &shadowing.asked()).map(Arc::new);
-        let activated =
-            loaded.and_then(|policy| Ok((shadow.bench.activate(Arc::clone(&policy), &loading.may_kill, |_| {})?, policy)));
+        let activated = loaded
+            .and_then(|policy| Ok((shadow.bench.activate(Arc::clone(&policy), &loading.may_kill, || Ok(()), |_| {})?, policy)));
         match activated {
             Ok((generation, policy)) => self.shadow_stands(&policy, generation),
             Err(report) => self.shadow_refused(&report),

@@ -72,10 +72,29 @@ impl Supply {
             Ok(policy) => Ok(Some(policy)),
             Err(report) => {
                 tracing::error!(%report, "the bundles kept from before were refused; everything is denied until they are fetched");
-                self.stocks().values_mut().for_each(|stock| *stock = Stock::default());
+                self.forget();
                 Ok(None)
             }
         }
+    }
+
+    /// Forgets every archive, so that each is fetched anew; false where there is none to fetch.
+    pub(super) fn forget(&self) -> bool {
+        let mut stocks = self.stocks();
+        stocks.values_mut().for_each(|stock| *stock = Stock::default());
+        !stocks.is_empty()
+    }
+
+    /// What stands, with the newest archive of these bundles although it was refused: an operator allows it.
+    pub(super) fn standing_with(&self, allowed: &[String]) -> Option<Set> {
+        let mut set = self.standing()?;
+        let stocks = self.stocks();
+        for name in allowed {
+            if let Some(newest) = stocks.get(name).and_then(|stock| stock.newest.clone()) {
+                set.insert(name.clone(), newest);
+            }
+        }
+        Some(set)
     }
 
     /// What a policy is loaded from when nothing new came; none where a bundle is missing.

@@ -79,10 +79,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn check(arguments: &Arguments) -> Result<Findings, Failure> {
     let (config, settings) = judging::read(&arguments.config)?;
     let fetched = fetched(&config)?;
-    // Bundles are checked as a set, as they judge: where one is not here there is none.
+    // Bundles are checked as a set, as they judge; where one is not here, each that is by itself, and nothing about their rules.
     let policy = if fetched.iter().all(|bundle| bundle.kept) {
         PolicyStatus::new(&judging::load(&config, &settings.entries)?, 0, 0)
     } else {
+        judging::read_each(&config)?;
         PolicyStatus::default()
     };
     Ok(Findings {
@@ -170,7 +171,7 @@ fn words(findings: &Findings) -> String {
     parts.extend(findings.fetched.iter().map(|bundle| {
         let what = match bundle.kept {
             true => "checked was the copy the gate has kept",
-            false => "not fetched by `check`, and the gate has kept no copy: no policy was checked",
+            false => "not fetched by `check`, and the gate has kept no copy: no rule was checked",
         };
         format!("bundle {} from service {} ({}): {what}", bundle.name, bundle.service, clean(&bundle.resource))
     }));
@@ -230,9 +231,9 @@ mod tests {
     fn a_bundle_of_a_service_is_checked_in_the_copy_that_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gate.yaml");
-        let text = std::fs::read_to_string(example("admin-api").config).unwrap();
-        let text = text.replace("authz: {path: ../../policies/admin-api}", "authz: {service: acme}");
-        std::fs::write(&file, text.replace("directory: state", &format!("directory: {}/state", folder.path().display()))).unwrap();
+        let text = std::fs::read_to_string(example("minimal").config).unwrap();
+        let text = text.replace("authz: {path: policy}", "authz: {service: acme}");
+        std::fs::write(&file, text + "services: {acme: {url: \"https://bundles.example.org\"}}\n").unwrap();
         let arguments = Arguments { config: file, json: false };
         let told = words(&check(&arguments).unwrap());
         assert!(told.contains("bundle authz from service acme (bundles/authz): not fetched by `check`"), "{told}");

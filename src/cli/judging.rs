@@ -55,6 +55,19 @@ pub(super) fn load(config: &Config, entries: &[Entry]) -> Result<Policy, Failure
         .map_err(|report| Failure::misuse(format!("the policy has mistakes\n{report}")))
 }
 
+/// Reads each bundle that is here, by itself.
+pub(super) fn read_each(config: &Config) -> Result<(), Failure> {
+    let archives = kept(config)?;
+    let here =
+        config.policy.bundles.iter().filter(|(name, source)| source.path().is_some() || archives.contains_key(name.as_str()));
+    let mistakes: Vec<String> =
+        here.filter_map(|(name, source)| source.read(name, &archives).err()).flatten().map(|finding| finding.to_string()).collect();
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::misuse(format!("the policy has mistakes\n{}", mistakes.join("\n"))))
+}
+
 /// What the gate has kept of the bundles that a service gives. Nothing is fetched here.
 pub(super) fn kept(config: &Config) -> Result<Archives, Failure> {
     let mut archives = Archives::new();

@@ -3,13 +3,14 @@
 mod shadow;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::check::entry_text;
 use super::client::Remote;
 use super::coverage;
 use super::failure::Failure;
 use super::table::{clean, count, moment};
-use crate::control::answers::{ActivateRequest, Activated, PolicyAnswer, PolicyStatus};
+use crate::control::answers::{ActivateRequest, Activated, PolicyAnswer, PolicyStatus, RollbackRequest};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -29,7 +30,7 @@ enum Act {
     /// Shows where the shadow policy disagrees with the one in force.
     Shadow(shadow::Arguments),
     /// Reads configuration and bundles anew and puts them in force.
-    Activate(Change),
+    Activate(Activate),
     /// Puts the generation before this one in force again.
     Rollback(Change),
     /// Maps the controls that rules claim in their annotations, as far as tests show them; asks no gate.
@@ -45,14 +46,28 @@ struct Change {
     remote: Remote,
 }
 
+#[derive(Debug, Args)]
+struct Activate {
+    /// Lets a signed bundle come into force although it is older than what was; may be given several times.
+    #[arg(long = "allow-rollback", value_name = "BUNDLE")]
+    allow_rollback: Vec<String>,
+    #[command(flatten)]
+    change: Change,
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.act {
         None => show(&arguments.remote),
         Some(Act::Show { remote }) => show(&remote.or(&arguments.remote)),
         Some(Act::Shadow(asked)) => shadow::run(asked, &arguments.remote),
-        Some(Act::Activate(change)) => order("/v1/policy/activate", change, &arguments.remote),
         Some(Act::Coverage(arguments)) => coverage::run(arguments),
-        Some(Act::Rollback(change)) => order("/v1/policy/rollback", change, &arguments.remote),
+        Some(Act::Activate(Activate { allow_rollback, change })) => {
+            let request = ActivateRequest { dry_run: change.dry_run, allow_rollback: allow_rollback.clone() };
+            order("/v1/policy/activate", &request, change, &arguments.remote)
+        }
+        Some(Act::Rollback(change)) => {
+            order("/v1/policy/rollback", &RollbackRequest { dry_run: change.dry_run }, change, &arguments.remote)
+        }
     }
 }
 
@@ -60,9 +75,9 @@ fn show(remote: &Remote) -> Result<(), Failure> {
     remote.show(&remote.get("/v1/policy")?, words)
 }
 
-fn order(path: &str, change: &Change, outer: &Remote) -> Result<(), Failure> {
+fn order(path: &str, request: &impl Serialize, change: &Change, outer: &Remote) -> Result<(), Failure> {
     let remote = change.remote.or(outer);
-    let answer = remote.post(path, &ActivateRequest { dry_run: change.dry_run })?;
+    let answer = remote.post(path, request)?;
     remote.show(&answer, |done: Activated| {
         let open = count(done.open, "open exchange");
         let mut text = match done.generation {
@@ -70,7 +85,8 @@ fn order(path: &str, change: &Change, outer: &Remote) -> Result<(), Failure> {
             None => format!("dry run: {} of {open} would be cut; nothing has changed", done.cut),
         };
         for (bundle, revision) in &done.revisions {
-            text = format!("{text}\n  {} {}", clean(bundle), clean(revision));
+            let older = if done.older.contains(bundle) { ", older than what was in force and let back by name" } else { "" };
+            text = format!("{text}\n  {} {}{older}", clean(bundle), clean(revision));
         }
         text
     })

@@ -8,6 +8,7 @@ use super::*;
 const FULL: &str = include_str!("../../examples/admin-api/gate.yaml");
 const SIDECAR: &str = include_str!("../../examples/sidecar/gate.yaml");
 const SPIRE: &str = include_str!("../../examples/spire/gate.yaml");
+const BUNDLES: &str = include_str!("../../examples/bundles/gate.yaml");
 const MINIMAL: &str = include_str!("../../examples/minimal/gate.yaml");
 
 fn nothing(_: &str) -> Option<String> {
@@ -38,6 +39,10 @@ fn the_examples_are_right() {
     assert_eq!(minimal.admin.address.port(), 9901);
     let sidecar = parse(SIDECAR).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(sidecar.listeners[0].destinations.len(), 2);
+    let bundles = parse(BUNDLES).unwrap_or_else(|report| panic!("{report}"));
+    let fetched: Vec<String> =
+        bundles.policy.bundles.iter().filter_map(|(name, source)| Some(source.remote()?.resource(name))).collect();
+    assert_eq!(fetched, ["bundles/authz.tar.gz", "bundles/lists"]);
 }
 
 #[test]
@@ -62,7 +67,7 @@ fn the_full_examples_have_every_key() {
         }
     }
     let schema = Config::schema();
-    let examples = [FULL, SIDECAR, SPIRE].map(|text| yaml::read(text, &nothing).0.unwrap().value());
+    let examples = [FULL, SIDECAR, SPIRE, BUNDLES].map(|text| yaml::read(text, &nothing).0.unwrap().value());
     check(&schema, &schema, &examples.each_ref(), "");
 }
 
@@ -501,4 +506,39 @@ proptest! {
             prop_assert!(report.mistakes.iter().all(|mistake| mistake.line >= 1 && mistake.column >= 1), "{}", report);
         }
     }
+}
+
+#[test]
+fn what_is_wrong_with_services_and_what_they_give_is_told_on_its_line() {
+    for (old, new, message) in [
+        ("https://bundles.example.org/v1", "bundles.example.org/v1", "is not of the form"),
+        ("token: file:acme.token", "token: s3cret", "a token does not belong into the configuration"),
+        ("https://bundles.example.org/v1", "http://bundles.example.org/v1", "everybody on the way would read the token"),
+        ("https://bundles.internal:8443", "http://bundles.internal:8443", "the url is http, and speaks no TLS"),
+        (
+            "tls: {spiffe_ids: [\"spiffe://example.org/bundles\"]}",
+            "tls: {spiffe_ids: [\"spiffe://a/b\"], ca: a.pem}",
+            "two ways to know",
+        ),
+        ("client_tls: own", "client_tls: mine", "`own`"),
+        ("      service: acme\n", "      service: acm\n", "there is no service `acm`"),
+        ("{service: acme, partition", "{service: acm, partition", "there is no service `acm`"),
+        ("local: {path: ../../policies/admin-api}", "local: {path: policy, service: acme}", "a bundle comes from one place"),
+        ("local: {path: ../../policies/admin-api}", "local: {persist: true}", "a bundle comes from one place"),
+        ("local: {path: ../../policies/admin-api}", "local: {}", "a bundle comes from one place"),
+        ("local: {path: ../../policies/admin-api}", "local: {path: policy, size_limit: 1MiB}", "for a bundle that a service gives"),
+        ("local: {path: ../../policies/admin-api}", "local: {path: policy, pth: x}", "unknown key"),
+        ("min_delay: 60s", "min_delay: 121s", "min_delay is 121s and max_delay 2m"),
+        ("size_limit: 64MiB", "size_limit: 512MiB", "out of bounds"),
+        ("long_polling: 30s", "long_polling: 30", "a duration"),
+        ("resource: bundles/authz.tar.gz", "resource: \"\"", "is empty"),
+    ] {
+        let (text, line) = edited(BUNDLES, old, new);
+        let report = parse(&text).unwrap_err();
+        let told = report.mistakes.iter().any(|mistake| mistake.line.abs_diff(line) <= 2 && mistake.message.contains(message));
+        assert!(told, "{new}: {report}");
+        assert!(!report.to_string().contains("s3cret"), "{report}");
+    }
+    let local = BUNDLES.replace("https://bundles.example.org/v1", "http://127.0.0.1:8181");
+    parse(&local).unwrap_or_else(|report| panic!("a token may go over http on this machine: {report}"));
 }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use tokio::sync::oneshot;
 
-use super::answers::{ActivateRequest, Activated, Problem};
+use super::answers::{ActivateRequest, Activated, Problem, RollbackRequest};
 use super::reply::Reply;
 use super::{Control, Order, body};
 
@@ -19,27 +19,32 @@ pub(super) async fn activate(State(control): State<Arc<Control>>, received: Resu
         report: Some(report),
         ..Problem::new(422, "not_activated", "the policy in force stays: the new one has mistakes")
     };
-    order(&control, received, |dry_run, reply| Order::Activate { dry_run, reply }, refused).await
+    let ActivateRequest { dry_run, allow_rollback } = match body::switches(received) {
+        Ok(request) => request,
+        Err(problem) => return problem.into(),
+    };
+    let named = allow_rollback.clone();
+    let reply = order(&control, dry_run, |reply| Order::Activate { dry_run, allow_rollback, reply }, refused).await;
+    if named.is_empty() { reply } else { reply.detail("allow_rollback", named) }
 }
 
 /// `POST /v1/policy/rollback`
 pub(super) async fn rollback(State(control): State<Arc<Control>>, received: Result<Bytes, BytesRejection>) -> Reply {
     let refused = |report| Problem { report: Some(report), ..Problem::new(409, "not_rolled_back", "the policy in force stays") };
-    order(&control, received, |dry_run, reply| Order::Rollback { dry_run, reply }, refused).await
+    match body::switches::<RollbackRequest>(received) {
+        Ok(RollbackRequest { dry_run }) => order(&control, dry_run, |reply| Order::Rollback { dry_run, reply }, refused).await,
+        Err(problem) => problem.into(),
+    }
 }
 
 async fn order(
     control: &Control,
-    received: Result<Bytes, BytesRejection>,
-    order: impl FnOnce(bool, oneshot::Sender<Result<Activated, String>>) -> Order,
+    dry_run: bool,
+    order: impl FnOnce(oneshot::Sender<Result<Activated, String>>) -> Order,
     refused: impl FnOnce(String) -> Problem,
 ) -> Reply {
-    let dry_run = match body::switches::<ActivateRequest>(received) {
-        Ok(request) => request.dry_run,
-        Err(problem) => return problem.into(),
-    };
     let (reply, answer) = oneshot::channel();
-    let reply = match ask(control, order(dry_run, reply), answer).await {
+    let reply = match ask(control, order(reply), answer).await {
         Err(problem) => problem.into(),
         Ok(Err(report)) => refused(report).into(),
         Ok(Ok(activated)) => {
@@ -48,7 +53,8 @@ async fn order(
                 None => format!("rehearsed: {} of {} open exchanges would be cut", activated.cut, activated.open),
             };
             let revisions = serde_json::to_value(&activated.revisions).unwrap_or_default();
-            Reply::new(&activated, outcome).detail("revisions", revisions)
+            let reply = Reply::new(&activated, outcome).detail("revisions", revisions);
+            if activated.older.is_empty() { reply } else { reply.detail("older", activated.older) }
         }
     };
     reply.detail("dry_run", dry_run)

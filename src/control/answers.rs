@@ -281,10 +281,20 @@ pub struct Lifted {
     pub durable: bool,
 }
 
-/// `POST /v1/policy/activate` and `rollback`: what is asked. Answered by [`Activated`].
+/// `POST /v1/policy/activate`: what is asked. Answered by [`Activated`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ActivateRequest {
+    pub dry_run: bool,
+    /// Signed bundles that may be older than what was in force.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_rollback: Vec<String>,
+}
+
+/// `POST /v1/policy/rollback`: what is asked. Answered by [`Activated`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RollbackRequest {
     pub dry_run: bool,
 }
 
@@ -298,6 +308,9 @@ pub struct Activated {
     /// Of them, those cut, or that would be.
     pub cut: usize,
     pub revisions: BTreeMap<String, String>,
+    /// Signed bundles older than what was in force, let back by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<String>,
     pub dry_run: bool,
 }
 

@@ -51,7 +51,12 @@ pub(super) fn switches<T: DeserializeOwned + Default>(received: Received) -> Res
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&bytes).map_err(|error| locate(&bytes, &error, misfit::<bool>))
+    serde_json::from_slice(&bytes).map_err(|error| {
+        locate(&bytes, &error, |name, value| match name {
+            "allow_rollback" => misfit::<Vec<String>>(name, value),
+            _ => misfit::<bool>(name, value),
+        })
+    })
 }
 
 fn whole(received: Received) -> Result<Bytes, Problem> {

@@ -134,10 +134,10 @@ fn record(folder: &Path) -> (Audit, std::thread::JoinHandle<()>) {
 /// A builder that loads everything but refuses to go back.
 fn build(order: Order) -> String {
     match order {
-        Order::Activate { dry_run, reply } => {
+        Order::Activate { dry_run, allow_rollback, reply } => {
             let generation = (!dry_run).then_some(8);
             let revisions = BTreeMap::from([("authz".to_owned(), "r2".to_owned())]);
-            reply.send(Ok(Activated { generation, open: 5, cut: 2, revisions, dry_run })).unwrap();
+            reply.send(Ok(Activated { generation, open: 5, cut: 2, revisions, older: allow_rollback, dry_run })).unwrap();
             format!("activate {dry_run}")
         }
         Order::Rollback { dry_run, reply } => {

@@ -172,6 +172,8 @@ label_words! {
         Refused = "refused",
         /// It compiles, and failed when it was tried before its turn.
         Preflight = "preflight",
+        /// Signed, and older than what was in force.
+        Rollback = "rollback",
         Other = "other",
     }
 }

@@ -22,6 +22,7 @@ mod promises;
 mod readers;
 mod record;
 mod review;
+mod rollback;
 mod shadow;
 mod spire;
 mod story;
