@@ -58,6 +58,13 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis check -c examples/spire/gate.yaml", Succeeds),
     ("portcullis check -c examples/sidecar/gate.yaml", Succeeds),
     ("portcullis check -c examples/bundles/gate.yaml", Succeeds),
+    ("portcullis bundle build examples/bundles/prices -o prices.tar.gz --revision r43", Elsewhere),
+    ("portcullis bundle sign prices.tar.gz --key release.key --algorithm ES256 --scope production --keyid release", Elsewhere),
+    (
+        "portcullis bundle verify examples/bundles/prices --key examples/bundles/release.pem --algorithm ES256 --scope production --exclude \"notes/*.md\"",
+        Succeeds,
+    ),
+    ("portcullis bundle inspect examples/bundles/prices", Succeeds),
     ("portcullis test policies/admin-api --coverage-min 90", Succeeds),
     ("portcullis test policies/admin-api --run destroy -v", Succeeds),
     ("portcullis eval -c examples/admin-api/gate.yaml -i request.json --explain", Denies),

@@ -102,6 +102,10 @@ fn unpack(tar: &[u8], bounds: &Bounds) -> Result<Vec<File>, String> {
         }
         files.push(File { path: name, content });
     }
+    // Some readers go on after the end; what they would find there was not looked at here.
+    if archive.into_inner().iter().any(|byte| *byte != 0) {
+        return Err("bytes follow the end of the tar archive".to_owned());
+    }
     Ok(files)
 }
 

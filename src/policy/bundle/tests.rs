@@ -112,6 +112,9 @@ fn archives_that_two_readers_could_see_differently_are_refused() {
         ("is a Link", vec![(EntryType::Link, "p.rego", b"")]),
         ("is a Char", vec![(EntryType::Char, "p.rego", b"")]),
         ("is a Fifo", vec![(EntryType::Fifo, "p.rego", b"")]),
+        ("is a Block", vec![(EntryType::Block, "p.rego", b"")]),
+        ("not a plain relative name", vec![(EntryType::Directory, "a/..", b""), (regular, "p.rego", rego)]),
+        ("not a plain relative name", vec![(regular, "/../p.rego", rego)]),
         ("is there twice", vec![(regular, "p.rego", rego), (regular, "./p.rego", rego)]),
         ("not a plain relative name", vec![(regular, "../p.rego", rego)]),
         ("not a plain relative name", vec![(regular, "a/../../p.rego", rego)]),
@@ -124,6 +127,33 @@ fn archives_that_two_readers_could_see_differently_are_refused() {
         let said = refusal(&path);
         assert!(said.contains(expected), "{expected}: {said}");
     }
+}
+
+#[test]
+fn archives_end_where_they_end() {
+    let mut tar = Builder::new(Vec::new());
+    put(&mut tar, EntryType::Regular, b"p.rego", POLICY.as_bytes());
+    let tar = tar.into_inner().unwrap();
+    let refused = |bytes: &[u8]| {
+        let (_home, path) = written(bytes);
+        refusal(&path)
+    };
+    let whole = compressed(&tar);
+    let (_home, path) = written(&whole);
+    assert!(read("b", &path, &Bounds::default(), Signatures::Refuse).is_ok());
+    // Every byte that is missing is missed, in the compressed stream and in the archive.
+    for cut in 0..whole.len() {
+        assert!(!refused(&whole[..cut]).is_empty(), "{cut}");
+    }
+    for cut in [1, 100, 511, 513, 530] {
+        let answer = refused(&compressed(&tar[..cut]));
+        assert!(answer.contains("not a tar archive") || answer.contains("cut short"), "{cut}: {answer}");
+    }
+    // An archive behind the archive, in the same stream, in a stream of its own, and as bytes of no stream.
+    let behind = [tar.as_slice(), &tar].concat();
+    assert!(refused(&compressed(&behind)).contains("bytes follow the end of the tar archive"));
+    assert!(refused(&[whole.as_slice(), &whole].concat()).contains("bytes follow the end of the gzip stream"));
+    assert!(refused(&[whole.as_slice(), b"x"].concat()).contains("bytes follow the end of the gzip stream"));
 }
 
 #[test]
