@@ -257,8 +257,13 @@ async fn what_was_masked_hashed_or_told_by_a_clock_is_unknown_to_a_replay() {
     assert!(erased.contains("input.peer.segments"), "{erased}");
     let hashed = unknown(&|line| line["input"]["request"]["headers"]["x-frozen"] = json!(["sha256:ba7816bf8f01cfea"]), &same);
     assert!(hashed.contains("a hash stands for it"), "{hashed}");
-    let other = unknown(&|line| line["bundles"]["authz"]["revision"] = json!("2026.1"), &same);
+    let numbered = bundle(&gate, "numbered", POLICY);
+    std::fs::write(gate.path("numbered/.manifest"), r#"{"revision": "2026.1"}"#).unwrap();
+    let number = |line: &mut Value| line["bundles"]["authz"]["revision"] = json!("2026.1");
+    let other = unknown(&number, &numbered);
     assert!(other.contains("input.request.headers.x-frozen"), "a revision of a manifest proves nothing: {other}");
+    let trusted = parsed(0, &["replay", &file, "--bundle", &numbered, "--trust-revisions", "--json"]);
+    assert_eq!(trusted["same"], 1, "{trusted}");
     let clock = bundle(&gate, "clock", &format!("{POLICY}\nreasons contains \"late\" if time.now_ns() < 0\n"));
     let clock = unknown(&|_| (), &clock);
     assert!(clock.contains("time.now_ns"), "{clock}");
