@@ -257,11 +257,48 @@ async fn what_was_masked_hashed_or_told_by_a_clock_is_unknown_to_a_replay() {
     assert!(erased.contains("input.peer.segments"), "{erased}");
     let hashed = unknown(&|line| line["input"]["request"]["headers"]["x-frozen"] = json!(["sha256:ba7816bf8f01cfea"]), &same);
     assert!(hashed.contains("a hash stands for it"), "{hashed}");
-    let other = unknown(&|line| line["bundles"]["authz"]["revision"] = json!("2026.1"), &same);
+    let numbered = bundle(&gate, "numbered", POLICY);
+    std::fs::write(gate.path("numbered/.manifest"), r#"{"revision": "2026.1"}"#).unwrap();
+    let number = |line: &mut Value| line["bundles"]["authz"]["revision"] = json!("2026.1");
+    let other = unknown(&number, &numbered);
     assert!(other.contains("input.request.headers.x-frozen"), "a revision of a manifest proves nothing: {other}");
+    let trusted = parsed(0, &["replay", &file, "--bundle", &numbered, "--trust-revisions", "--json"]);
+    assert_eq!(trusted["same"], 1, "{trusted}");
     let clock = bundle(&gate, "clock", &format!("{POLICY}\nreasons contains \"late\" if time.now_ns() < 0\n"));
     let clock = unknown(&|_| (), &clock);
     assert!(clock.contains("time.now_ns"), "{clock}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_known_to_a_replay_only_where_it_was_recorded() {
+    let policy = "package portcullis\n\ndecision := {\"allowed\": input.request.body.role == \"viewer\"}\n";
+    for (detail, code) in [("footprint", 1), ("head", 1), ("full", 0)] {
+        let backend = Backend::start();
+        let audit = format!("  file: decisions.jsonl\n  input: {detail}\n");
+        let mut gate = Setup { audit, ..Setup::policy(policy) }.start(backend.address);
+        let mut client = gate.any(Speaks::Http2, "agents/research").await;
+        assert_eq!(client.post("/v1/users", "{\"role\": \"viewer\"}").await.status, 200);
+        assert_eq!(client.post("/v1/users", "{\"role\": \"owner\"}").await.status, 403);
+        gate.stop();
+        let (file, same) = (log(&gate), gate.path("policy").display().to_string());
+        let now = parsed(code, &["replay", &file, "--bundle", &same, "--json"]);
+        let wanted = if detail == "full" { (0, 2) } else { (2, 0) };
+        assert_eq!(
+            (&now["unknown"], &now["same"], &now["changed"]),
+            (&json!(wanted.0), &json!(wanted.1), &json!(0)),
+            "{detail}: {now}"
+        );
+        // A whole head shows every header, so the absence of one is known whatever the policy of then read.
+        let team = bundle(
+            &gate,
+            "team",
+            &format!("{policy}\nx := input.request.headers[\"x-team\"]\n")
+                .replace("\"viewer\"}", "\"viewer\", \"reasons\": [y | y := input.request.headers[\"x-team\"][0]]}"),
+        );
+        let now = parsed(code, &["replay", &file, "--bundle", &team, "--json"]);
+        let header = now.to_string().contains("input.request.headers.x-team");
+        assert_eq!(header, detail == "footprint", "{detail}: {now}");
+    }
 }
 
 /// Rows of a CSV as Python's own reader reads them.
@@ -347,7 +384,7 @@ reasons contains \"owned\" if input.workload.owner == \"nobody\"
 
 reasons contains \"page\" if input.request.query.page[0] == \"7\"
 
-decision := {{\"allowed\": true, \"headers\": {{\"x-team\": input.request.headers[\"x-team\"][0]}}}} if {{
+decision := {{\"allowed\": true, \"headers\": {{\"x-team\": input.request.headers[\"x-team\"][0], \"authorization\": \"Bearer s\"}}}} if {{
     count(reasons) == 0
     input.request.headers[\"x-team\"]
 }}
