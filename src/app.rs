@@ -53,6 +53,8 @@ pub enum AppError {
     #[error(transparent)]
     Audit(#[from] audit::AuditError),
     #[error(transparent)]
+    AuditKey(#[from] audit::KeyError),
+    #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error(transparent)]
     Control(#[from] control::ControlError),
@@ -123,7 +125,8 @@ impl App {
         let registry = Arc::new(Registry::new(workers));
         let store = Arc::new(Store::open(&config.state)?);
         let door = Arc::new(Door::open(Arc::clone(&registry), store, Arc::clone(&metrics))?);
-        let (audit, writer) = Audit::open(&config.audit, &labels(&config), audit_metrics(&metrics))?;
+        let signer = audit::Signer::open(config.audit.checkpoint.key.as_deref(), &config.state.directory)?;
+        let (audit, writer) = Audit::open(&config.audit, &labels(&config), audit_metrics(&metrics), Some(signer))?;
         let sessions = Sessions::new(config.sessions.clone());
         sessions.keep_for(config.keeps_sessions_for());
         let (retire, retired) = mpsc::channel();

@@ -4,6 +4,7 @@
 //! Everything written to stdout goes through [`data`], so that a reader who has seen enough (`| head`) is no failure.
 
 mod anomaly;
+mod audit;
 mod check;
 mod client;
 mod dev;
@@ -51,6 +52,8 @@ enum Command {
     Eval(eval::Arguments),
     /// Judges a recorded decision once more by the policy as it stands now, and says why.
     Explain(explain::Arguments),
+    /// Checks that a record is as it was written.
+    Audit(audit::Arguments),
     /// Runs the tests of a policy (`test_` rules), and says which rules they reach.
     Test(test::Arguments),
     /// Runs everything on this machine: a throw-away CA, a demo upstream, a policy, the gate.
@@ -89,6 +92,7 @@ pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Check(arguments) => check::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Dev(arguments) => dev::run(arguments),
         Command::Schema => schema::run(),
@@ -142,6 +146,7 @@ mod tests {
             "eval -c gate.yaml -i - --entry portcullis/decision --explain --json",
             "eval -c gate.yaml -i input.json --route all",
             "explain 3f2a3f2a-0000-4000-8000-000000000000 -c gate.yaml --log decisions.jsonl --json",
+            "audit verify decisions.jsonl decisions.jsonl.1 --key k.pem --expect - --complete --json",
             "test policy more.rego --run reads --watch --json --coverage-min 80 -v",
             "dev --tour --directory /tmp/x",
             "schema",

@@ -170,6 +170,7 @@ impl Config {
         if self.audit.file != Path::new("-") {
             resolve(&mut self.audit.file);
         }
+        self.audit.checkpoint.key.iter_mut().for_each(resolve);
     }
 }
 
