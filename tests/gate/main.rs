@@ -16,6 +16,7 @@ mod examples;
 mod forward;
 mod grpc;
 mod harness;
+mod killed;
 mod life;
 mod promises;
 mod record;
