@@ -60,6 +60,8 @@ pub enum AppError {
     #[error(transparent)]
     Audit(#[from] audit::AuditError),
     #[error(transparent)]
+    AuditKey(#[from] audit::KeyError),
+    #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error(transparent)]
     Control(#[from] control::ControlError),
@@ -142,7 +144,8 @@ impl App {
         let history = Arc::new(History::open(Arc::clone(&store))?);
         let door = Arc::new(Door::open(Arc::clone(&registry), store, Arc::clone(&metrics))?);
         let labels = Arc::new(labels(&config));
-        let (audit, writer) = Audit::open(&config.audit, &labels, audit_metrics(&metrics))?;
+        let signer = audit::Signer::open(config.audit.checkpoint.key.as_deref(), &config.state.directory)?;
+        let (audit, writer) = Audit::open(&config.audit, &labels, audit_metrics(&metrics), Some(signer))?;
         let sessions = Sessions::new(config.sessions.clone());
         sessions.keep_for(config.keeps_sessions_for());
         let (retire, retired) = mpsc::channel();

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! worker    reserve → judge → permit.write → ack          one memcpy under a lock
-//! writer    take → write → (sync) → room given back       back-off on errors, from where it stopped
+//! writer    take → seal → write → (sync) → room given back   back-off on errors, from where it stopped
 //! ```
 
 use std::path::PathBuf;
@@ -18,19 +18,25 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::units::Span;
+use crate::units::{Size, Span};
 
+mod chain;
+mod checkpoint;
 mod queue;
 mod record;
 mod room;
+mod seal;
 mod secret;
 mod sink;
+mod verify;
 mod writer;
 
+pub use checkpoint::{KeyError, PublicKey, Signer};
 pub use record::{Closing, ControlCall, Core, Labels, Line, Outcome, Record, Resource, ShadowLine, Why};
 pub use room::{Ack, Audit, AuditMetrics, Full, Permit, Unwritten};
 pub use secret::{hash_secret, is_secret_header, is_secret_parameter, readable_target};
 pub use sink::AuditError;
+pub use verify::{Broken, Expected, Summary, Unverified, verify};
 pub use writer::Writer;
 
 /// `audit`: where decisions are recorded, and what happens when they cannot be.
@@ -46,6 +52,41 @@ pub struct Config {
     pub input: InputDetail,
     /// Lines that may wait for the writer, or be owed by exchanges that are open. A line of many KiB counts as several.
     pub queue: usize,
+    pub checkpoint: Checkpoints,
+    /// Puts the file aside as `FILE.1` when it is large; without it somebody else rotates the record, or nobody.
+    pub rotate: Option<Rotate>,
+}
+
+/// `audit.checkpoint`: how often the record signs how far it has come.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// A line has a checkpoint behind it within this time.
+    pub every: Span,
+    /// An Ed25519 key (PKCS #8 in PEM), `audit-checkpoint.pem` under `state.directory` where it is not named. Made where there is none,
+    /// with its public half beside it.
+    pub key: Option<PathBuf>,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every: Span::seconds(60), key: None }
+    }
+}
+
+/// `audit.rotate`: when a new file is begun, and how many old ones are kept.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotate {
+    pub size: Size,
+    /// Files beside the one that is written; the oldest is removed.
+    pub keep: usize,
+}
+
+impl Default for Rotate {
+    fn default() -> Self {
+        Self { size: Size::mib(256), keep: 8 }
+    }
 }
 
 impl Default for Config {
@@ -57,6 +98,8 @@ impl Default for Config {
             wait: Span::seconds(2),
             input: InputDetail::Footprint,
             queue: 65_536,
+            checkpoint: Checkpoints::default(),
+            rotate: None,
         }
     }
 }

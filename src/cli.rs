@@ -167,6 +167,7 @@ mod tests {
             "audit show a.jsonl --identity spiffe://a.org/x --task t --session 0 --from 2026-11-01 --to 2026-11-02T00:00:00Z --json",
             "audit show --decision 3f2a3f2a-0000-4000-8000-000000000000 a.jsonl",
             "evidence --from 2026-11-01 --to 2026-12-01 -c gate.yaml --format csv a.jsonl",
+            "audit verify decisions.jsonl decisions.jsonl.1 --key k.pem --expect - --complete --json",
             "test policy more.rego --run reads --watch --json --coverage-min 80 -v",
             "dev --tour --directory /tmp/x",
             "bundle build policy -o b.tar.gz --revision r1 --root a --root b/c",

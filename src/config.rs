@@ -194,6 +194,7 @@ impl Config {
         if self.audit.file != Path::new("-") {
             resolve(&mut self.audit.file);
         }
+        self.audit.checkpoint.key.iter_mut().for_each(resolve);
     }
 }
 

@@ -55,6 +55,15 @@ pub(super) enum Room {
     Control,
     /// The writer's own line.
     Losses,
+    /// A line that only the chain needs; the record counts it nowhere.
+    Chain,
+}
+
+impl Room {
+    /// True for a line that came through the queue.
+    fn is_pushed(self) -> bool {
+        matches!(self, Self::Exchange(_) | Self::Control)
+    }
 }
 
 /// Lines that are written together.
@@ -155,12 +164,13 @@ impl Queue {
     }
 
     /// Waits for something to do; `None` once the queue was closed and is empty. `spare` lends its buffers.
-    pub(super) fn take(&self, spare: Batch) -> Option<Turn> {
+    /// It returns at `due` at the latest, then perhaps with nothing.
+    pub(super) fn take(&self, spare: Batch, due: Option<Instant>) -> Option<Turn> {
         let mut state = self.state();
         state.in_hand = None;
         loop {
             let now = Instant::now();
-            let Some(wait) = state.wait(now) else { break };
+            let Some(wait) = state.wait(now, due) else { break };
             state.writer = if state.waiting.since.is_some() { WriterState::FullBatch } else { WriterState::FirstLine };
             state = match wait {
                 Some(wait) => self.ready.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
@@ -206,13 +216,13 @@ impl Queue {
 impl State {
     /// How long there is nothing to do: `None` when there is something now, `Some(None)` until woken.
     #[expect(clippy::option_option, reason = "the outer one is whether to wait, the inner one for how long")]
-    fn wait(&self, now: Instant) -> Option<Option<Duration>> {
+    fn wait(&self, now: Instant, due: Option<Instant>) -> Option<Option<Duration>> {
         if self.closing.is_some() || self.reopen || self.waiting.is_due() {
             return None;
         }
         let tick = self.waiting.since.map(|since| since + TICK);
         let telling = (self.losses != Losses::default()).then(|| self.losses_told.map_or(now, |told| told + LOSSES_EVERY));
-        let Some(due) = [tick, telling].into_iter().flatten().min() else { return Some(None) };
+        let Some(due) = [tick, telling, due].into_iter().flatten().min() else { return Some(None) };
         match due.saturating_duration_since(now) {
             Duration::ZERO => None,
             wait => Some(Some(wait)),
@@ -235,11 +245,30 @@ impl Batch {
     }
 
     pub(super) fn append(&mut self, line: &[u8], room: Room) {
+        self.append_with(room, |bytes| bytes.extend_from_slice(line));
+    }
+
+    /// Appends the line that `write` adds to the bytes.
+    pub(super) fn append_with(&mut self, room: Room, write: impl FnOnce(&mut Vec<u8>)) {
         if self.since.is_none() {
             self.since = Some(Instant::now());
         }
-        self.bytes.extend_from_slice(line);
+        write(&mut self.bytes);
         self.lines.push((self.bytes.len(), room));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Each line with its room.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&[u8], Room)> {
+        let mut begin = 0;
+        self.lines.iter().map(move |(end, room)| {
+            let line = self.bytes.get(begin..*end).unwrap_or_default();
+            begin = *end;
+            (line, *room)
+        })
     }
 
     /// The bytes that are not written yet.
@@ -259,13 +288,13 @@ impl Batch {
         while let Some((end, room)) = self.lines.get(self.settled_lines).copied()
             && end <= self.written
         {
-            settled.lines += 1;
+            settled.lines += u64::from(room != Room::Chain);
             match room {
                 Room::Exchange(units) => settled.exchange_room += units as usize,
                 Room::Control => settled.control_room += 1,
-                Room::Losses => {}
+                Room::Losses | Room::Chain => {}
             }
-            settled.pushed += u64::from(room != Room::Losses);
+            settled.pushed += u64::from(room.is_pushed());
             self.settled = end;
             self.settled_lines += 1;
         }
@@ -280,7 +309,7 @@ impl Batch {
 
     /// How many lines of others are not settled.
     pub(super) fn remaining(&self) -> u64 {
-        self.lines.iter().skip(self.settled_lines).filter(|(_, room)| *room != Room::Losses).count() as u64
+        self.lines.iter().skip(self.settled_lines).filter(|(_, room)| room.is_pushed()).count() as u64
     }
 
     /// The same buffers, empty.

@@ -209,6 +209,33 @@ pub(super) struct Losses {
     pub(super) torn: u64,
 }
 
+/// The line that tells of losses.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Loss<'a> {
+    #[serde(flatten)]
+    pub(super) losses: Losses,
+    /// What stood in unfinished lines that were cut off.
+    pub(super) torn_text: &'a [String],
+}
+
+/// The first line of a chain.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Start {
+    /// The name of the key of its checkpoints.
+    pub(super) key: Option<String>,
+    /// Its public half, for the reader's convenience: who checks has it from elsewhere.
+    pub(super) public_key: Option<String>,
+}
+
+/// How far the record had come.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Checkpoint<'a> {
+    pub(super) seq: u64,
+    pub(super) hash: &'a str,
+    pub(super) key: String,
+    pub(super) signature: String,
+}
+
 impl<'a> Record<'a> {
     /// A decision line with nothing beside its core.
     pub fn new(at: SystemTime, decision_id: &'a str, core: Core<'a>) -> Self {
@@ -352,9 +379,14 @@ pub(super) fn encode_call(buffer: &mut Vec<u8>, labels: &RawValue, call: &Contro
     encode(buffer, &envelope(labels, call.at, "control", call))
 }
 
-/// Writes the line that counts what the record lacks into `buffer`, which is emptied first.
-pub(super) fn encode_losses(buffer: &mut Vec<u8>, labels: &RawValue, at: SystemTime, losses: &Losses) -> serde_json::Result<()> {
-    encode(buffer, &envelope(labels, at, "loss", losses))
+/// Writes a line of the writer's own into `buffer`, which is emptied first.
+pub(super) fn encode_own<B: Serialize>(
+    buffer: &mut Vec<u8>,
+    labels: &RawValue,
+    kind: &'static str,
+    body: &B,
+) -> serde_json::Result<()> {
+    encode(buffer, &envelope(labels, SystemTime::now(), kind, body))
 }
 
 fn encode<B: Serialize>(buffer: &mut Vec<u8>, line: &Envelope<'_, B>) -> serde_json::Result<()> {

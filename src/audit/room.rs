@@ -16,8 +16,11 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::chain::Chain;
+use super::checkpoint::Signer;
 use super::queue::{Queue, Room, Settled};
 use super::record::{ControlCall, Labels, Line, Losses, encode_call, encode_line};
+use super::seal::Seal;
 use super::sink::{AuditError, Sink};
 use super::writer::{PATIENCE, Writer};
 use super::{Config, Durability, OnFull};
@@ -109,8 +112,15 @@ impl Audit {
     /// # Errors
     ///
     /// When the file cannot be opened. A FIFO nobody reads is no error: it is opened when somebody does.
-    pub fn open(config: &Config, labels: &Labels, metrics: AuditMetrics) -> Result<(Self, Writer), AuditError> {
+    pub fn open(
+        config: &Config,
+        labels: &Labels,
+        metrics: AuditMetrics,
+        signer: Option<Signer>,
+    ) -> Result<(Self, Writer), AuditError> {
         let sink = Sink::open(&config.file)?;
+        let last = sink.last_line().map_err(|source| AuditError::Tail { path: config.file.clone(), source })?;
+        let chain = Chain::after(last.as_deref());
         let (durable_sender, durable) = watch::channel(0);
         let shared = Arc::new(Shared {
             queue: Queue::default(),
@@ -124,7 +134,13 @@ impl Audit {
             metrics,
             failing: AtomicBool::new(false),
         });
-        let writer = Writer::new(Arc::clone(&shared), sink, durable_sender);
+        let writer = Writer::new(
+            Arc::clone(&shared),
+            sink,
+            durable_sender,
+            Seal::new(chain, signer, config.checkpoint.every),
+            config.rotate,
+        );
         Ok((Self { shared, durable }, writer))
     }
 

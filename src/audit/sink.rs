@@ -20,6 +20,8 @@ pub enum AuditError {
     Directory { path: PathBuf, source: io::Error },
     #[error("cannot open the record {path}: {source}; give it to the gate's user with mode 0600, or set audit.file")]
     File { path: PathBuf, source: io::Error },
+    #[error("cannot read the end of the record {path}: {source}; the gate's user must be able to read it, or move it away")]
+    Tail { path: PathBuf, source: io::Error },
     #[error("the labels of the record cannot be written as JSON: {0}")]
     Labels(#[source] serde_json::Error),
 }
@@ -36,12 +38,21 @@ struct Opened {
     file: File,
     kind: Kind,
     /// An earlier run ended inside a line.
-    torn: bool,
+    torn: Option<Torn>,
     /// Where the last settled line ends, and where the last written byte does.
     settled: u64,
     written: u64,
     /// What lies behind `settled` must go before anything is written.
     cut: bool,
+}
+
+/// What is left of a line that was being written when an earlier run ended.
+#[derive(Clone, Debug)]
+pub(super) struct Torn {
+    /// Where the last whole line ends.
+    whole: u64,
+    /// Its first bytes.
+    pub(super) text: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,22 +83,61 @@ impl Sink {
         Ok(sink)
     }
 
+    /// The last whole line there is: of the file, or, where that holds none, of the one that was rotated away last.
+    pub(super) fn last_line(&self) -> io::Result<Option<Vec<u8>>> {
+        if !self.is_regular() {
+            return Ok(None);
+        }
+        match last_line(&self.path)? {
+            None if rotated(&self.path, 1).is_file() => last_line(&rotated(&self.path, 1)),
+            found => Ok(found),
+        }
+    }
+
+    fn is_regular(&self) -> bool {
+        self.open.as_ref().is_some_and(|opened| opened.kind == Kind::Regular)
+    }
+
+    /// True when the file holds `size` bytes or more.
+    pub(super) fn holds(&self, size: u64) -> bool {
+        self.open.as_ref().is_some_and(|opened| opened.kind == Kind::Regular && opened.settled >= size)
+    }
+
+    /// Puts the file aside as `FILE.1`, those before it one further, and begins a new one. Call it between batches.
+    pub(super) fn rotate(&mut self, keep: usize) -> io::Result<()> {
+        self.sync()?;
+        for age in (1..keep).rev() {
+            match std::fs::rename(rotated(&self.path, age), rotated(&self.path, age + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::rename(&self.path, rotated(&self.path, 1))?;
+        sync_name(&self.path)?;
+        // Opened with the next batch, which is tried again where that fails.
+        self.open = None;
+        Ok(())
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Prepares for a batch, or for the rest of one; the number of lines an earlier run left unfinished is returned.
-    pub(super) fn begin(&mut self) -> io::Result<u64> {
+    /// Prepares for a batch, or for the rest of one; a line an earlier run left unfinished is cut off and
+    /// returned: nobody was told that it is recorded.
+    pub(super) fn begin(&mut self) -> io::Result<Option<Torn>> {
         if self.open.as_ref().is_some_and(Opened::is_unlinked) {
             self.open = None;
         }
         let opened = self.opened()?;
         opened.apply_cut()?;
-        let torn = u64::from(opened.torn);
-        if opened.torn {
+        if let Some(torn) = &opened.torn
+            && opened.file.set_len(torn.whole).is_err()
+        {
+            // A file that may only grow keeps it as a line that is of no chain.
             opened.file.write_all(b"\n")?;
-            opened.torn = false;
         }
+        let torn = opened.torn.take();
         if opened.kind == Kind::Regular {
             opened.settled = opened.file.metadata()?.len();
             opened.written = opened.settled;
@@ -161,7 +211,7 @@ impl Sink {
 
 impl Opened {
     fn new(file: File, kind: Kind) -> Self {
-        Self { file, kind, torn: false, settled: 0, written: 0, cut: false }
+        Self { file, kind, torn: None, settled: 0, written: 0, cut: false }
     }
 
     fn apply_cut(&mut self) -> io::Result<()> {
@@ -201,7 +251,8 @@ fn open(path: &Path) -> io::Result<Opened> {
     if metadata.len() == 0 {
         sync_name(path)?;
     }
-    let torn = metadata.len() > 0 && ends_inside_a_line(path);
+    // A file we may write and not read is taken as whole.
+    let torn = torn(path).unwrap_or(None);
     Ok(Opened { torn, ..Opened::new(file, Kind::Regular) })
 }
 
@@ -222,16 +273,63 @@ fn open_fifo(path: &Path) -> io::Result<File> {
     Ok(File::from(pipe::OpenOptions::new().open_sender(path)?.into_nonblocking_fd()?))
 }
 
-fn ends_inside_a_line(path: &Path) -> bool {
-    let last = || -> io::Result<u8> {
-        let mut reader = File::open(path)?;
-        reader.seek(SeekFrom::End(-1))?;
-        let mut last = [0];
-        reader.read_exact(&mut last)?;
-        Ok(u8::from_ne_bytes(last))
-    };
-    // A file we may write and not read is taken as whole.
-    last().is_ok_and(|last| last != b'\n')
+/// How much of an unfinished line is kept.
+const TORN_KEPT: u64 = 64 * 1024;
+/// No line is longer: bodies are bounded.
+const LONGEST: u64 = 256 * 1024 * 1024;
+const CHUNK: u64 = 64 * 1024;
+
+fn torn(path: &Path) -> io::Result<Option<Torn>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let whole = after_last_line_end(&mut file, length)?;
+    if whole == length {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(whole))?;
+    file.take(TORN_KEPT).read_to_end(&mut text)?;
+    Ok(Some(Torn { whole, text: String::from_utf8_lossy(&text).into_owned() }))
+}
+
+/// The last whole line of a file, without its line end; read from the file's end, which may be far away from its beginning.
+fn last_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let end = after_last_line_end(&mut file, length)?;
+    let Some(end) = end.checked_sub(1) else { return Ok(None) };
+    let begin = after_last_line_end(&mut file, end)?;
+    if end - begin > LONGEST {
+        return Err(io::Error::other(format!("its last line is longer than {LONGEST} bytes")));
+    }
+    let mut line = Vec::new();
+    file.seek(SeekFrom::Start(begin))?;
+    file.take(end - begin).read_to_end(&mut line)?;
+    Ok(Some(line))
+}
+
+/// Where the line begins that holds the byte before `end`: behind the last line end before it.
+fn after_last_line_end(file: &mut File, end: u64) -> io::Result<u64> {
+    let mut end = end;
+    let mut chunk = Vec::new();
+    while end > 0 {
+        let begin = end.saturating_sub(CHUNK);
+        chunk.clear();
+        file.seek(SeekFrom::Start(begin))?;
+        Read::by_ref(file).take(end - begin).read_to_end(&mut chunk)?;
+        if let Some(place) = chunk.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(begin + place as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
+}
+
+/// The name a file of the record gets when `age` newer ones were begun.
+pub(super) fn rotated(path: &Path, age: usize) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{age}"));
+    PathBuf::from(name)
 }
 
 #[cfg(test)]
@@ -245,7 +343,7 @@ mod tests {
         let text = || std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, "earlier\n").unwrap();
         let mut sink = Sink::open(&path).unwrap();
-        assert_eq!(sink.begin().unwrap(), 0);
+        assert!(sink.begin().unwrap().is_none());
         sink.write(b"whole\nhalf a li").unwrap();
         sink.settle("whole\n".len() as u64);
         sink.cut_back();

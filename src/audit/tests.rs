@@ -24,6 +24,10 @@ fn config(file: &Path) -> Config {
 }
 
 fn open(config: &Config) -> Result<House, AuditError> {
+    open_signed(config, None)
+}
+
+fn open_signed(config: &Config, signer: Option<Signer>) -> Result<House, AuditError> {
     let metrics = AuditMetrics {
         written: prometheus::IntCounter::new("written", "w").unwrap(),
         lost: prometheus::IntCounter::new("lost", "l").unwrap(),
@@ -36,7 +40,7 @@ fn open(config: &Config) -> Result<House, AuditError> {
         environment: "test".to_owned(),
         extra: BTreeMap::from([("region".to_owned(), "north".to_owned())]),
     };
-    let (audit, writer) = Audit::open(config, &labels, metrics.clone())?;
+    let (audit, writer) = Audit::open(config, &labels, metrics.clone(), signer)?;
     Ok(House { audit, writer: std::thread::spawn(move || writer.run()), metrics })
 }
 
@@ -75,7 +79,8 @@ fn closing(id: &str) -> Closing<'_> {
 
 fn parse(text: &str) -> Vec<Value> {
     assert!(text.is_empty() || text.ends_with('\n'), "a torn end: {text}");
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+    lines.filter(|line: &Value| line["portcullis"]["kind"] != "start").collect()
 }
 
 fn lines(file: &Path) -> Vec<Value> {
@@ -288,7 +293,7 @@ async fn a_full_disk_refuses_within_wait_and_goes_on_where_it_stopped() {
     let lines = lines(&file);
     assert_eq!(decided(&lines), ids(0..9));
     let told: Vec<_> = of_kind(&lines, "loss").iter().map(|line| line["portcullis"].clone()).collect();
-    assert_eq!(told, [serde_json::json!({"kind": "loss", "lost": 0, "refused": 1, "torn": 0})]);
+    assert_eq!(told, [serde_json::json!({"kind": "loss", "lost": 0, "refused": 1, "torn": 0, "torn_text": []})]);
 }
 
 #[tokio::test]
@@ -463,11 +468,13 @@ async fn a_line_an_earlier_run_left_torn_spoils_no_other_and_is_counted() {
     let _ = house.decide("a").await.unwrap();
     house.close().await;
     let text = std::fs::read_to_string(&file).unwrap();
-    let (before, after) = text.split_at("{\"whole\":1}\n{\"torn\n".len());
-    assert_eq!(before, "{\"whole\":1}\n{\"torn\n");
+    let (before, after) = text.split_at("{\"whole\":1}\n".len());
+    assert_eq!(before, "{\"whole\":1}\n");
     let lines = parse(after);
     assert_eq!(decided(&lines), ["a"]);
-    assert_eq!(of_kind(&lines, "loss")[0]["portcullis"]["torn"], 1);
+    let loss = &of_kind(&lines, "loss")[0]["portcullis"];
+    assert_eq!((&loss["torn"], &loss["torn_text"]), (&1.into(), &serde_json::json!(["{\"torn"])));
+    assert_eq!(verify(&[file], None, &[]).unwrap().unchained, 1);
 }
 
 #[tokio::test]
@@ -493,4 +500,60 @@ fn a_file_that_cannot_be_opened_is_a_start_up_error_that_names_it() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     let error = open(&config(&folder.path().join("file/decisions.jsonl"))).err().unwrap();
     assert!(matches!(error, AuditError::Directory { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_chain_goes_on_across_restarts_and_the_files_the_record_puts_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("decisions.jsonl");
+    let rotate = Some(Rotate { size: Size::kib(8), keep: 3 });
+    let config = Config { durability: Durability::Written, wait: Span::seconds(20), rotate, ..config(&file) };
+    for run in 0..3 {
+        let house = open(&config).unwrap();
+        for id in ids(run * 5..run * 5 + 5) {
+            house.decide(&id).await.unwrap().recorded().await.unwrap();
+        }
+        house.close().await;
+    }
+    let aged = |age: usize| folder.path().join(format!("decisions.jsonl.{age}"));
+    assert!(aged(1).exists() && !aged(4).exists());
+    let mut files: Vec<_> = (1..=3).map(aged).filter(|file| file.exists()).collect();
+    files.extend(file.exists().then(|| file.clone()));
+    let summary = verify(&files, None, &[]).unwrap();
+    assert_eq!((summary.last, summary.unchained), (Some(15), 0), "{summary:?}");
+    // A start from nothing but what was put aside.
+    if file.exists() {
+        std::fs::rename(&file, aged(1)).unwrap();
+    }
+    let house = open(&config).unwrap();
+    house.decide("last").await.unwrap().recorded().await.unwrap();
+    house.close().await;
+    assert_eq!(verify(&[file], None, &[]).unwrap().first, Some(16));
+}
+
+#[tokio::test]
+async fn lines_have_a_signed_checkpoint_behind_them_and_a_run_ends_with_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("decisions.jsonl");
+    let signer = Signer::open(None, folder.path()).unwrap();
+    let mut config = config(&file);
+    config.checkpoint.every = Span::millis(1);
+    let house = open_signed(&config, Some(signer)).unwrap();
+    let checkpoints = || std::fs::read_to_string(&file).unwrap_or_default().matches("\"kind\":\"checkpoint\"").count();
+    for (place, id) in ids(0..3).iter().enumerate() {
+        let _ = house.decide(id).await.unwrap();
+        eventually("there is a checkpoint", || checkpoints() > place).await;
+    }
+    let before = checkpoints();
+    house.close().await;
+    assert_eq!(checkpoints(), before, "what has a checkpoint needs no other");
+    let key = PublicKey::read(&folder.path().join("audit-checkpoint.pub.pem")).unwrap();
+    let summary = verify(std::slice::from_ref(&file), Some(&key), &[]).unwrap();
+    assert_eq!(summary.checkpointed.map(|seq| seq + 1), summary.last);
+    config.checkpoint.every = Span::seconds(3600);
+    let house = open_signed(&config, Some(Signer::open(None, folder.path()).unwrap())).unwrap();
+    let _ = house.decide("late").await.unwrap();
+    house.close().await;
+    assert_eq!(checkpoints(), before + 1, "the end of a run is signed");
+    verify(&[file], Some(&key), &[]).unwrap();
 }

@@ -8,15 +8,16 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Durability;
 use super::queue::{Batch, Pause, Room};
-use super::record::{Losses, encode_losses};
+use super::record::{Loss, Losses, encode_own};
 use super::room::Shared;
+use super::seal::Seal;
 use super::sink::Sink;
+use super::{Durability, Rotate};
 
 /// How long a closing gate tries to write what waits.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,6 +32,10 @@ pub struct Writer {
     shared: Arc<Shared>,
     sink: Sink,
     durable: watch::Sender<u64>,
+    seal: Seal,
+    rotate: Option<Rotate>,
+    /// What was cut off the file's end and is not told yet.
+    torn: Vec<String>,
 }
 
 struct Backoff {
@@ -39,29 +44,36 @@ struct Backoff {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, sink: Sink, durable: watch::Sender<u64>) -> Self {
-        Self { shared, sink, durable }
+    pub(super) fn new(shared: Arc<Shared>, sink: Sink, durable: watch::Sender<u64>, seal: Seal, rotate: Option<Rotate>) -> Self {
+        Self { shared, sink, durable, seal, rotate, torn: Vec::new() }
     }
 
     /// Writes until [`Audit::close`](super::Audit::close), then what still waits, and returns. The body of a thread.
     pub fn run(mut self) {
-        let mut spare = Batch::default();
-        while let Some(turn) = self.shared.queue.take(spare) {
+        let (mut spare, mut sealed) = (Batch::default(), Batch::default());
+        while let Some(turn) = self.shared.queue.take(spare, self.seal.due()) {
             let mut batch = turn.batch;
             if turn.reopen {
-                self.reopen(&mut batch);
+                self.reopen();
             }
             if let Some(losses) = turn.losses {
-                self.tell(&mut batch, &losses);
+                self.tell(&mut batch, losses);
             }
-            if !self.write_out(&mut batch) {
-                let lines = batch.remaining() + self.shared.queue.abandon();
+            self.seal.batch(&batch, &mut sealed, &self.shared.labels);
+            if !self.write_out(&mut sealed) {
+                let lines = sealed.remaining() + self.shared.queue.abandon();
                 self.shared.metrics.lost.inc_by(lines);
                 tracing::error!(path = %self.sink.path().display(), lines, "lines of the record are lost: the gate ended before its file took them");
                 return;
             }
             self.shared.metrics.lag.set(0.0);
             spare = batch.recycled();
+            sealed = sealed.recycled();
+            self.rotate();
+        }
+        self.seal.last(&mut sealed, &self.shared.labels);
+        if !sealed.is_empty() && !self.write_out(&mut sealed) {
+            tracing::warn!(path = %self.sink.path().display(), "the record's last checkpoint is not in it");
         }
         if let Err(error) = self.sink.sync() {
             tracing::warn!(path = %self.sink.path().display(), %error, "the end of the record may not be on the disk");
@@ -91,7 +103,9 @@ impl Writer {
             match self.shared.queue.pause(backoff.delay(failures), PATIENCE) {
                 Pause::Over => {}
                 Pause::Reopen => {
-                    self.reopen(batch);
+                    self.sink.cut_back();
+                    batch.rewind();
+                    self.reopen();
                     begun = false;
                 }
                 Pause::GiveUp => {
@@ -110,9 +124,9 @@ impl Writer {
 
     fn write_some(&mut self, batch: &mut Batch, begun: &mut bool, failures: &mut u32) -> io::Result<()> {
         if !*begun {
-            let torn = self.sink.begin()?;
-            if torn > 0 {
-                self.shared.queue.lose(Losses { torn, ..Losses::default() });
+            if let Some(torn) = self.sink.begin()? {
+                self.torn.push(torn.text);
+                self.shared.queue.lose(Losses { torn: 1, ..Losses::default() });
             }
             *begun = true;
         }
@@ -144,17 +158,23 @@ impl Writer {
         }
     }
 
-    fn reopen(&mut self, batch: &mut Batch) {
-        self.sink.cut_back();
-        batch.rewind();
+    fn rotate(&mut self) {
+        let Some(rotate) = self.rotate.filter(|rotate| self.sink.holds(rotate.size.0)) else { return };
+        if let Err(error) = self.sink.rotate(rotate.keep) {
+            tracing::error!(path = %self.sink.path().display(), %error, "the record was not rotated; it grows in its file, and is tried again");
+        }
+    }
+
+    fn reopen(&mut self) {
         if let Err(error) = self.sink.reopen() {
             tracing::error!(path = %self.sink.path().display(), %error, "the record was not opened anew; the old file stays in use");
         }
     }
 
-    fn tell(&self, batch: &mut Batch, losses: &Losses) {
+    fn tell(&mut self, batch: &mut Batch, losses: Losses) {
         let mut line = Vec::new();
-        match encode_losses(&mut line, &self.shared.labels, SystemTime::now(), losses) {
+        let torn_text = std::mem::take(&mut self.torn);
+        match encode_own(&mut line, &self.shared.labels, "loss", &Loss { losses, torn_text: &torn_text }) {
             Ok(()) => batch.append(&line, Room::Losses),
             Err(error) => tracing::error!(%error, ?losses, "the losses of the record cannot be written to it"),
         }

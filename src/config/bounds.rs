@@ -92,6 +92,9 @@ const TABLE: &[Row] = &[
     (&["limits", "drain"], Time(NONE, DAY)),
     (&["audit", "wait"], Time(NONE, Span::seconds(60))),
     (&["audit", "queue"], Count(1, MANY)),
+    (&["audit", "checkpoint", "every"], Time(Span::seconds(1), DAY)),
+    (&["audit", "rotate", "size"], Bytes(Size::kib(64), Size::mib(1024 * 1024))),
+    (&["audit", "rotate", "keep"], Count(1, 1000)),
     // The last uid means "no one" to the system calls that take one.
     (&["control", "operators", "*", "uid"], Count(0, 4_294_967_294)),
 ];

@@ -114,7 +114,8 @@ impl Api {
         self.audit.close().await.unwrap();
         self.writer.join().unwrap();
         let text = std::fs::read_to_string(self.folder.path().join("record.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["portcullis"].clone()).collect()
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["portcullis"].clone());
+        lines.filter(|line| line["kind"] == "control").collect()
     }
 }
 
@@ -127,7 +128,7 @@ fn record(folder: &Path) -> (Audit, std::thread::JoinHandle<()>) {
     };
     let labels = Labels { id: "i".to_owned(), version: "1".to_owned(), environment: "test".to_owned(), extra: BTreeMap::new() };
     let config = audit::Config { file: folder.join("record.jsonl"), ..audit::Config::default() };
-    let (audit, writer) = Audit::open(&config, &labels, metrics).unwrap();
+    let (audit, writer) = Audit::open(&config, &labels, metrics, None).unwrap();
     (audit, std::thread::spawn(move || writer.run()))
 }
 

@@ -196,11 +196,11 @@ impl Gate {
         self.running = Some(running);
     }
 
-    /// Every line of the record. The gate is stopped for it.
+    /// Every line of the record but those only its chain needs. The gate is stopped for it.
     pub fn record(&mut self) -> Vec<serde_json::Value> {
         self.stop();
         let text = std::fs::read_to_string(self.path("decisions.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        spoken(text.lines())
     }
 
     /// The decision lines of the record, in its `portcullis` part.
@@ -306,6 +306,12 @@ impl Gate {
         std::fs::write(self.path("policy/data.json"), data).unwrap();
         self.control("POST", "/v1/policy/activate", "{}")
     }
+}
+
+/// The lines that tell of something, not only of the chain.
+pub fn spoken<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<serde_json::Value> {
+    let lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| !matches!(line["portcullis"]["kind"].as_str(), Some("start" | "checkpoint"))).collect()
 }
 
 fn parse_answer(socket: &mut impl Read) -> (u16, serde_json::Value) {
@@ -631,7 +637,7 @@ impl Gate {
     /// What the record holds by now; a line that is being written is not there yet.
     pub fn record_now(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.path("decisions.jsonl")).unwrap_or_default();
-        text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(|line| serde_json::from_str(line).unwrap()).collect()
+        spoken(text.split_inclusive('\n').filter(|line| line.ends_with('\n')))
     }
 
     /// Sends bytes on an HTTP/1.1 connection of their own, ends the sending side where `end` says so, and returns what came back.

@@ -65,7 +65,7 @@ impl Process {
 }
 
 /// A gate's folder without the gate: it runs as a process of its own.
-fn prepared(backend: &Backend, setup: Setup) -> Gate {
+pub fn prepared(backend: &Backend, setup: Setup) -> Gate {
     let mut gate = setup.start(backend.address);
     gate.stop();
     gate

@@ -17,6 +17,7 @@ mod examples;
 mod forward;
 mod grpc;
 mod harness;
+mod killed;
 mod life;
 mod promises;
 mod readers;

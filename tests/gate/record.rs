@@ -470,7 +470,7 @@ fn fifo(gate: &str) -> tempfile::TempDir {
 fn reader(path: PathBuf) -> std::thread::JoinHandle<Vec<Value>> {
     std::thread::spawn(move || {
         let text = std::fs::read_to_string(path).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        spoken(text.lines())
     })
 }
 
