@@ -73,7 +73,8 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShadowConfig {
-    /// Name → where the bundle lies. Their roots must not overlap.
+    /// Name → where the bundle lies. Their roots must not overlap. They lie on this machine: nothing is fetched for a trial.
+    #[schemars(with = "BTreeMap<String, source::LocalKeys>")]
     pub bundles: BTreeMap<String, BundleSource>,
     /// The rule asked for routes that name none of their own; `policy.decision` when absent.
     #[serde(default)]

@@ -93,6 +93,18 @@ struct SourceKeys {
     signing: Option<Signing>,
 }
 
+/// How a bundle is written that must lie on this machine.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is there for its schema; `BundleSource` reads it")]
+pub struct LocalKeys {
+    /// A directory, or a .tar.gz bundle; looked at again when it changes.
+    path: PathBuf,
+    /// Whose signature it must carry; a signed bundle is refused where this is absent.
+    #[schemars(default)]
+    signing: Option<Signing>,
+}
+
 /// The keys of a bundle that is fetched, and of no other.
 pub const OF_A_SERVICE: [&str; 4] = ["resource", "polling", "persist", "size_limit"];
 /// The sentence about a bundle that comes from nowhere, or from two places.

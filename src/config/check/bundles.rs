@@ -19,11 +19,6 @@ impl<'a> Check<'a> {
         }
         for (_, bundle) in self.at(&["policy", "shadow", "bundles"]).iter().flat_map(Place::entries) {
             self.child_form(&bundle, "path", not_empty);
-            self.origin(&bundle);
-            if let Some(service) = bundle.child("service") {
-                let hint = "fetch it to a file, and write its `path`; the gate sees when it changes".to_owned();
-                self.say(&service, "the bundles of a shadow lie on this machine", Some(hint));
-            }
         }
     }
 
