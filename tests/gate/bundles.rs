@@ -9,6 +9,8 @@ use portcullis::demo::authority::Authority;
 
 use crate::harness::*;
 use crate::upstreams::{domain, issued, named, server_tls};
+use portcullis::policy::bundle::sign::{Contents, Statement};
+use portcullis::policy::bundle::signature::Algorithm;
 
 const DENY: &str = "package portcullis\n\ndecision := false\n";
 const LONG: &str = "application/vnd.openpolicyagent.bundles";
@@ -503,4 +505,52 @@ async fn a_bundle_that_opa_built_is_taken() {
     let gate = start(&shelf, backend.address, &format!("authz: {{service: acme, resource: authz.tar.gz, {POLLING}}}"), "");
     ready(&gate).await;
     assert_eq!((asks(&gate).await, revision(&gate, "authz")), (200, "from-opa".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_bundle_a_service_gives_is_verified_and_does_not_go_back() {
+    let (shelf, backend) = (Shelf::start(None), Backend::start());
+    let keys = tempfile::tempdir().unwrap();
+    std::fs::write(keys.path().join("secret"), "of both").unwrap();
+    let signed = |revision: &str, rego: &str, issued_at: u64, secret: &str| {
+        let plain = keys.path().join("plain.tar.gz");
+        std::fs::write(&plain, policy(revision, rego)).unwrap();
+        let mut contents = Contents::open(&plain).unwrap();
+        let statement = Statement { issued_at: Some(issued_at), ..Statement::default() };
+        contents.sign(secret, Algorithm::HS256, &statement).unwrap();
+        contents.archive().unwrap()
+    };
+    shelf.put("authz", signed("one", ALLOW, 100, "of both"));
+    let bundles = format!("authz: {{service: acme, signing: {{keyid: release}}, {POLLING}}}");
+    let extra = format!(
+        "services: {{acme: {{url: \"http://{}/v1\", timeout: 2s}}}}\nkeys: {{release: {{key: \"file:{}/secret\", algorithm: HS256}}}}\n",
+        shelf.address,
+        keys.path().display()
+    );
+    let setup = Setup { extra, ..Setup::default() };
+    let mut gate = setup.start_under(domain("example.org"), backend.address, |yaml| {
+        yaml.replace("{authz: {path: policy}}", &format!("{{{bundles}}}"))
+    });
+    ready(&gate).await;
+    let refused = |part: &'static str| {
+        let gate = &gate;
+        until(part, move || row(gate, "authz")["error"]["message"].to_string().contains(part))
+    };
+    shelf.put("authz", signed("two", ALLOW, 200, "of somebody else"));
+    refused("does not verify with the key `release`").await;
+    shelf.put("authz", policy("two", ALLOW));
+    refused("asks for a signature").await;
+    shelf.put("authz", signed("two", DENY, 200, "of both"));
+    until("the next version", || revision(&gate, "authz") == "two").await;
+    assert_eq!(asks(&gate).await, 403);
+    shelf.put("authz", signed("one", ALLOW, 100, "of both"));
+    refused("revision `one` is older than what was in force").await;
+    assert!(gate.metric("portcullis_bundle_failures_total", "code=\"rollback\"") >= 1.0);
+    assert_eq!((revision(&gate, "authz"), asks(&gate).await), ("two".to_owned(), 403));
+    let (status, answer) = gate.control("POST", "/v1/policy/activate", "{\"allow_rollback\": [\"authz\"]}");
+    assert_eq!((status, &answer["older"]), (200, &serde_json::json!(["authz"])), "{answer}");
+    assert_eq!(asks(&gate).await, 200);
+    shelf.mood(Mood::Away);
+    tokio::task::block_in_place(|| gate.restart());
+    assert_eq!((asks(&gate).await, revision(&gate, "authz")), (200, "one".to_owned()), "from the copy of what was let back");
 }
