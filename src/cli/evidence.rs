@@ -39,6 +39,7 @@ pub(super) struct Arguments {
     /// Takes an equal revision for the same policy also where the manifest says it, and not a digest of the content.
     #[arg(long, requires = "config")]
     trust_revisions: bool,
+    /// How it is written.
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     format: Format,
     /// Files of the record; .gz as well.

@@ -147,7 +147,7 @@ impl Show<'_> {
         let killed = match (core.reason.as_deref(), core.end.cause.as_deref()) {
             (Some("killed"), _) => self.kills.refused(&target, line.at),
             (_, Some("kill")) => {
-                let lasted = core.end.duration_seconds.and_then(|seconds| Duration::checked_seconds_f64(seconds));
+                let lasted = core.end.duration_seconds.and_then(Duration::checked_seconds_f64);
                 self.kills.cut(&target, line.at + lasted.unwrap_or_default())
             }
             _ => None,

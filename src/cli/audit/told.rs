@@ -59,7 +59,7 @@ pub(super) fn verdict(core: &Core) -> String {
 
 pub(super) fn why(core: &Core) -> Option<String> {
     let reasons = (!core.reasons.is_empty()).then(|| clean(&core.reasons.join(", ")));
-    let observed = (core.verdict.as_deref() == Some("observe_deny")).then(|| " (let through: the route only observes)");
+    let observed = (core.verdict.as_deref() == Some("observe_deny")).then_some(" (let through: the route only observes)");
     let said = match (core.reason.as_deref().map(clean), reasons) {
         (Some(reason), Some(reasons)) => format!("{reason}: {reasons}"),
         (reason, reasons) => reason.or(reasons)?,
