@@ -26,7 +26,7 @@ use crate::exchange::{Kind, Registry};
 use crate::intake::agent::{self, News};
 use crate::intake::bundles::Fetched;
 use crate::intake::{Token, Watch};
-use crate::policy::{self, bundle};
+use crate::policy::{BundleSource, bundle};
 use crate::tls::Source;
 
 /// How often bundles and certificates are looked at.
@@ -95,7 +95,7 @@ impl App {
             workers.push(worker::start(services, index, Arc::clone(seat), config.limits.clone()).map_err(AppError::Thread)?);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Thread)?;
-        let shadows = Watch::new(bundles_of(config.policy.of_shadow().as_ref()));
+        let shadows = Watch::new(shadows_of(&config));
         let gate = Gate { config, file, read, house, parts, workers: Arc::new(workers), addresses, shadows };
         runtime.block_on(gate.stand(listeners, admin, control, stop, signals))
     }
@@ -260,11 +260,7 @@ impl Gate {
         match order {
             Order::Activate { dry_run, allow_rollback, reply } => {
                 if !dry_run {
-                    let now = bundles_of(self.config.policy.of_shadow().as_ref());
-                    // An order waits for nobody who may still be writing.
-                    if self.shadows.changed(now.clone()) || self.shadows.changed(now) {
-                        self.parts.follow_shadow(&self.config).await;
-                    }
+                    self.look_at_shadow(true).await;
                 }
                 let taken = self.bundles();
                 let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run, allow_rollback).await);
@@ -287,11 +283,17 @@ impl Gate {
             // What is wrong with it is in the log, the metrics and the status; nobody waits here for an answer.
             let _ = self.parts.activate(&self.config, &self.workers, false, Vec::new()).await;
         }
-        if self.shadows.changed(bundles_of(self.config.policy.of_shadow().as_ref())) {
-            self.parts.follow_shadow(&self.config).await;
-        }
+        self.look_at_shadow(false).await;
         if certificates.changed(self.certificates()) {
             self.parts.reload_identity(&self.config, &self.workers);
+        }
+    }
+
+    /// Takes up a shadow whose bundles changed; an order waits for nobody who may still be writing.
+    async fn look_at_shadow(&mut self, ordered: bool) {
+        let now = shadows_of(&self.config);
+        if self.shadows.changed(now.clone()) || (ordered && self.shadows.changed(now)) {
+            self.parts.follow_shadow(&self.config).await;
         }
     }
 
@@ -301,7 +303,7 @@ impl Gate {
         if let Some(new) = self.parts.reload(&file, &self.config, &self.workers).await {
             self.config = new;
             bundles.take(self.bundles());
-            self.shadows.take(bundles_of(self.config.policy.of_shadow().as_ref()));
+            self.shadows.take(shadows_of(&self.config));
             self.parts.follow_shadow(&self.config).await;
             certificates.take(self.certificates());
         }
@@ -407,12 +409,15 @@ pub(super) type Bundles = Vec<Option<bundle::Fingerprint>>;
 
 /// The change tokens of the bundles on this machine.
 pub(super) fn fingerprints(config: &Config) -> Bundles {
-    bundles_of(Some(&config.policy))
+    of_these(config.policy.bundles.values())
 }
 
-fn bundles_of(policy: Option<&policy::Config>) -> Bundles {
-    let sources = policy.into_iter().flat_map(|policy| policy.bundles.values());
-    sources.filter_map(policy::BundleSource::path).map(|path| bundle::fingerprint(path).ok()).collect()
+fn of_these<'s>(sources: impl Iterator<Item = &'s BundleSource>) -> Bundles {
+    sources.filter_map(BundleSource::path).map(|path| bundle::fingerprint(path).ok()).collect()
+}
+
+fn shadows_of(config: &Config) -> Bundles {
+    of_these(config.policy.shadow.iter().flat_map(|shadow| shadow.bundles.values()))
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

@@ -2,7 +2,8 @@
 //!
 //! In: the configuration at the start, on a reload, and when a bundle of the shadow changed. Out: a generation of the shadow's own, or
 //! the last good one and a report. What must stay true: whatever is wrong with it is told (log, metric, status) and touches nothing else:
-//! no activation waits for it, no generation of the policy in force fails with it, and nothing open is judged again for it.
+//! no generation of the policy in force fails with it, and nothing open is judged again for it. It is compiled where the other one is, so
+//! an order given meanwhile waits for that.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -244,6 +244,32 @@ mod tests {
     }
 
     #[test]
+    fn each_route_is_told_with_its_own_mode_or_its_listeners_and_the_shadow_with_its_mistakes() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("gate.yaml");
+        let text = std::fs::read_to_string(example("admin-api").config).unwrap();
+        let policies = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("policies/admin-api").display().to_string();
+        let text = text.replace("../../policies/admin-api", &policies);
+        let listener = text.replace("    enforcement: enforce              # of every", "    enforcement: observe # of every");
+        let silent = listener.replace("        enforcement: enforce\n", "");
+        assert!(listener != text && silent != listener);
+        let modes = |text: &str| {
+            std::fs::write(&config, text).unwrap();
+            let found = check(&Arguments { config: config.clone(), json: false }).unwrap();
+            assert!(words(&found).contains("in its shadow, without effect"));
+            found.routes.iter().map(|route| route.enforcement).collect::<Vec<_>>()
+        };
+        assert_eq!(modes(&text), ["observe", "enforce"]);
+        assert_eq!(modes(&listener), ["observe", "enforce"], "the route has the last word");
+        assert_eq!(modes(&silent), ["observe", "observe"]);
+        let next = text.replace(&format!("authz: {{path: {policies}}}   # the next"), "authz: {path: nowhere} # the next");
+        assert_ne!(next, text);
+        std::fs::write(&config, next).unwrap();
+        let failure = check(&Arguments { config, json: false }).unwrap_err();
+        assert!(failure.code == 64 && failure.to_string().contains("the shadow policy (policy.shadow) has mistakes"), "{failure}");
+    }
+
+    #[test]
     fn mistakes_of_configuration_and_of_policy_are_misuse() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("gate.yaml");

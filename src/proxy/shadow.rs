@@ -313,3 +313,28 @@ const fn opinion(reason: Reason) -> Option<Opinion> {
         | Reason::Internal => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_in_so_many_is_chosen_and_what_is_used_is_paid_for_in_time_that_is_left_to_others() {
+        let desk = Desk::default();
+        assert_eq!([(); 7].map(|()| desk.chooses(3)), [true, false, false, true, false, false, true]);
+        assert!(!desk.chooses(0), "a sample of none is none");
+        assert_eq!(desk.rest(), None);
+        desk.used(Duration::from_micros(50));
+        assert_eq!(desk.rest(), None, "little runs ahead of its share");
+        desk.used(Duration::from_secs(60));
+        let rest = desk.rest().unwrap();
+        assert!(rest > Duration::from_secs(180) && rest <= Duration::from_secs(240), "three times as long as it took: {rest:?}");
+    }
+
+    #[test]
+    fn only_what_a_policy_says_is_compared() {
+        let words = |of: Option<Opinion>| Reason::ALL.iter().filter(move |reason| opinion(**reason) == of).count();
+        assert_eq!((words(Some(Opinion::Allow)), words(Some(Opinion::Deny)), words(Some(Opinion::Undefined))), (0, 1, 1));
+        assert_eq!(words(Some(Opinion::Error)), 4);
+    }
+}

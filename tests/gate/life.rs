@@ -110,6 +110,41 @@ async fn sighup_reads_everything_again_and_a_mistake_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sighup_brings_a_shadow_policy_and_takes_it_away() {
+    let backend = Backend::start();
+    let mut gate = prepared(&backend, Setup::default());
+    let mut process = Process::start(&gate);
+    let yaml = std::fs::read_to_string(gate.path("gate.yaml")).unwrap();
+    std::fs::create_dir(gate.path("next")).unwrap();
+    std::fs::write(gate.path("next/policy.rego"), "package portcullis\n\ndecision := false\n").unwrap();
+    let shadowed = yaml.replace("  limits: {time: 200ms}", "  limits: {time: 200ms}\n  shadow: {bundles: {next: {path: next}}}");
+    assert_ne!(shadowed, yaml);
+    std::fs::write(gate.path("gate.yaml"), shadowed).unwrap();
+    process.signal("HUP");
+    process.says("a shadow policy judges, without effect");
+    assert_eq!(get(&mut gate, &process, "/").await, 200);
+    let shadow = |gate: &Gate| gate.control("GET", "/v1/policy/shadow", "").1;
+    within("the shadow to disagree", async {
+        while shadow(&gate)["disagreed"] != 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    std::fs::write(gate.path("gate.yaml"), yaml).unwrap();
+    process.signal("HUP");
+    within("the shadow to be withdrawn", async {
+        while !shadow(&gate)["shadow"].is_null() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(get(&mut gate, &process, "/").await, 200);
+    assert_eq!(shadow(&gate)["compared"], 0, "nobody judges in the shadow any more");
+    process.signal("TERM");
+    assert_eq!(process.end(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_whose_route_is_gone_after_a_reload_is_cut() {
     let (backend, _) = crate::cuts::ticking();
     let mut gate = prepared(&backend, Setup::default());

@@ -39,7 +39,7 @@ pub fn load(files: &[(&str, &str)], entries: &[Entry], engine: EngineChoice) -> 
         result: None,
         may_kill: Vec::new(),
         reuse: Size::mib(0),
-            shadow: None,
+        shadow: None,
         engine,
         tests: TestChoice::default(),
         limits: Limits { time: Span::millis(100), ..Limits::default() },
