@@ -13,6 +13,7 @@ pub mod footprint;
 mod guards;
 mod hazard;
 mod machine;
+mod mask;
 mod nesting;
 mod patterns;
 pub mod preflight;
@@ -33,6 +34,7 @@ use crate::units::{Size, Span};
 
 pub use engine::{Chosen, Engine, Evaluation, EvaluationError, Kind, Policy};
 pub use footprint::Footprint;
+pub use mask::Masked;
 
 /// `policy`: which bundles judge, by which rule, within which limits.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -18,6 +18,7 @@ mod grpc;
 mod harness;
 mod killed;
 mod life;
+mod masks;
 mod promises;
 mod record;
 mod review;
