@@ -192,6 +192,19 @@ impl Judge {
         self.answer(entry, input, Instant::now())
     }
 
+    /// Takes out of a record what the policy keeps out of it.
+    ///
+    /// # Errors
+    /// It is not known what that is.
+    pub fn mask(
+        &mut self,
+        event: serde_json::Map<String, serde_json::Value>,
+        input: Option<serde_json::Value>,
+        result: Option<serde_json::Value>,
+    ) -> Result<crate::policy::Masked, String> {
+        self.engine.mask(event, input, result)
+    }
+
     /// Asks about an input document; in an equal question lies an equal answer.
     fn answer(&mut self, entry: usize, input: Value, began: Instant) -> Judgement {
         let generation = self.generation.number;

@@ -15,6 +15,7 @@ pub mod frameworks;
 mod guards;
 mod hazard;
 mod machine;
+mod mask;
 mod nesting;
 mod patterns;
 pub mod preflight;
@@ -37,6 +38,7 @@ use crate::units::{Size, Span};
 pub use bundle::signature::{Key, Signature, Signing};
 pub use engine::{Chosen, Engine, Evaluation, EvaluationError, Kind, Policy};
 pub use footprint::Footprint;
+pub use mask::Masked;
 pub use source::{Archives, BundleSource, Origin};
 
 /// `policy`: which bundles judge, by which rule, within which limits.

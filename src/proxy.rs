@@ -24,6 +24,7 @@ pub mod edit;
 mod farewell;
 pub mod flow;
 mod grpc;
+mod mask;
 pub mod normalise;
 pub mod open;
 pub mod outbound;

@@ -71,6 +71,7 @@ const COMMANDS: &[(&str, How)] = &[
     ("portcullis explain 3f2a3f2a-0000-4000-8000-000000000000 -c gate.yaml", Elsewhere),
     ("portcullis check -c examples/combined/gate.yaml", Succeeds),
     ("portcullis policy coverage policies/path-roles", Succeeds),
+    ("portcullis audit verify decisions.jsonl --key state/audit-checkpoint.pub.pem", Elsewhere),
     ("portcullis status", Succeeds),
     ("portcullis sessions", Succeeds),
     ("portcullis sessions --spiffe-id spiffe://example.org/agents/research", Succeeds),
@@ -370,6 +371,9 @@ fn policy_at(path: &Path) -> portcullis::policy::Config {
 fn the_rego_that_is_shown_compiles() {
     for block in blocks("rego") {
         let folder = tempfile::tempdir().unwrap();
+        if !block.contains("package portcullis") {
+            std::fs::write(folder.path().join("decision.rego"), "package portcullis\n\ndecision := false\n").unwrap();
+        }
         std::fs::write(folder.path().join("policy.rego"), block).unwrap();
         if let Err(report) = Policy::load(&policy_at(folder.path()), &[Entry::new("portcullis/decision", None)]) {
             panic!("{report}");

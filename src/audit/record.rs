@@ -55,6 +55,9 @@ pub struct Record<'a> {
     pub input: Option<&'a RawValue>,
     /// `None`: undefined.
     pub result: Option<&'a RawValue>,
+    /// Pointers to what the policy had taken out of both, and to where it had something else put.
+    pub erased: &'a [String],
+    pub masked: &'a [String],
     /// Name and revision of each bundle that judged.
     pub bundles: &'a [(String, String)],
     pub evaluation: Option<Duration>,
@@ -246,6 +249,8 @@ impl<'a> Record<'a> {
             path: None,
             input: None,
             result: None,
+            erased: &[],
+            masked: &[],
             bundles: &[],
             evaluation: None,
             error: None,
@@ -277,6 +282,10 @@ struct Envelope<'a, B> {
     input: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    erased: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    masked: &'a [String],
     portcullis: Kind<'a, B>,
 }
 
@@ -341,6 +350,8 @@ fn envelope<'a, B>(labels: &'a RawValue, at: SystemTime, kind: &'static str, bod
         error: None,
         input: None,
         result: None,
+        erased: &[],
+        masked: &[],
         portcullis: Kind { kind, body },
     }
 }
@@ -363,6 +374,8 @@ pub(super) fn encode_line(buffer: &mut Vec<u8>, labels: &RawValue, environment: 
                 error: record.error,
                 input: record.input,
                 result: record.result,
+                erased: record.erased,
+                masked: record.masked,
                 ..envelope(labels, record.at, "decision", &core)
             };
             encode(buffer, &line)

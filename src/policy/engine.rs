@@ -21,13 +21,16 @@ use std::time::{Duration, Instant};
 
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{LimitError, PolicyLengthConfig, Value};
+use serde_json::{Map, Value as Json};
 
 use super::bundle::Source;
 use super::bundle::signature::Signature;
 use super::fitness::{self, Fit};
 use super::footprint::Footprint;
 use super::machine::{Machine, Said};
+use super::mask::{self, Masked};
 use super::preflight::Checked;
+use super::program::{Program, canonical};
 use super::{
     Archives, Config, EngineChoice, Entry, Finding, Report, TestChoice, builtins, guards, preflight, results, samples, suite,
 };
@@ -57,6 +60,8 @@ struct Plan {
     sources: Vec<Source>,
     data: Data,
     rules: Vec<Judged>,
+    /// The rule that says what is kept out of the record.
+    mask: Option<String>,
     time: Duration,
 }
 
@@ -168,6 +173,7 @@ impl Policy {
             sources: bundles.into_iter().flat_map(|bundle| bundle.modules).filter(|source| !source.test).collect(),
             data: Data::of(std::mem::take(&mut checked.data), &mut checked.warnings)?,
             rules: checked.rules.iter().map(judged).collect(),
+            mask: mask_rule(&checked.program),
             time: config.limits.time.0,
         };
         // Names no scope declares are found by the engine's own compiler, so one engine is built before anybody relies on it.
@@ -221,6 +227,11 @@ impl Policy {
     /// True when the engines disagreed about a request: what the VM said of this entry point before may be wrong as well.
     pub fn is_doubted(&self, entry: usize) -> bool {
         self.plan.rules.get(entry).is_none_or(|judged| judged.doubted.load(Ordering::Relaxed))
+    }
+
+    /// True when the policy has a rule that keeps something out of the record.
+    pub fn masks(&self) -> bool {
+        self.plan.mask.is_some()
     }
 
     /// How many bytes of verdicts each worker may keep.
@@ -286,7 +297,7 @@ pub(super) fn bare() -> regorus::Engine {
 }
 
 impl Data {
-    fn of(data: serde_json::Map<String, serde_json::Value>, warnings: &mut Vec<Finding>) -> Result<Self, Report> {
+    fn of(data: Map<String, Json>, warnings: &mut Vec<Finding>) -> Result<Self, Report> {
         let text = serde_json::Value::Object(data).to_string();
         if text.len() <= SHARED_FROM.bytes() {
             return Ok(Self::Each(text));
@@ -321,6 +332,9 @@ impl Plan {
         engine.add_data(data).map_err(|error| unfit(&error))?;
         for judged in &self.rules {
             engine.compile_with_entrypoint(&judged.rule.as_str().into()).map_err(|error| unfit(&error))?;
+        }
+        if let Some(mask) = &self.mask {
+            engine.compile_with_entrypoint(&mask.as_str().into()).map_err(|error| unfit(&error))?;
         }
         engine.set_execution_timer_config(self.timer());
         engine.set_gather_prints(true);
@@ -436,6 +450,22 @@ impl Engine {
         self.ask(entry, input).answer
     }
 
+    /// Takes out of a record what the policy keeps out of it; `event` is the record without them, for the rule to read.
+    ///
+    /// # Errors
+    /// What is to be kept out is not known: the rule failed, or yields no masks. It is nothing where the rule is undefined.
+    pub fn mask(&mut self, mut event: Map<String, Json>, input: Option<Json>, result: Option<Json>) -> Result<Masked, String> {
+        let Some(rule) = &self.plan.mask else { return Ok(Masked { input, result, ..Masked::default() }) };
+        event.extend(input.clone().map(|input| ("input".to_owned(), input)));
+        event.extend(result.clone().map(|result| ("result".to_owned(), result)));
+        let event = Value::from_json_str(&Json::Object(event).to_string()).map_err(|error| error.to_string())?;
+        match self.interpreter.evaluate(rule, event) {
+            Err(EvaluationError::Undefined) => Ok(Masked { input, result, ..Masked::default() }),
+            Err(error) => Err(error.to_string()),
+            Ok(rules) => mask::apply(serde_json::to_value(rules).map_err(|error| error.to_string())?, input, result),
+        }
+    }
+
     /// Judges with the VM of another policy, as a bug of it would.
     #[cfg(test)]
     pub(crate) fn lie(&mut self, other: Self) {
@@ -467,6 +497,12 @@ impl Engine {
         };
         Evaluation { answer, by: Kind::Vm }
     }
+}
+
+/// The policy's `data.system.log.mask`, where it has one.
+fn mask_rule(program: &Program) -> Option<String> {
+    let path = mask::RULE.map(str::to_owned);
+    program.index_of(&path).map(|_| canonical(&path))
 }
 
 /// The interpreter of one worker.

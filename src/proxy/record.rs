@@ -11,6 +11,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
 use super::grpc;
+use super::mask;
 use super::normalise::Request;
 use super::open::{Open, Story};
 use super::shadow::Differs;
@@ -32,25 +33,28 @@ pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
     let footprint = generation.zip(route).map_or(&nothing, |(generation, route)| generation.policy.footprint(route.entry));
     let detail = settings.map_or(InputDetail::Footprint, |settings| settings.input_detail);
     let shown = story.record_input.as_ref().or_else(|| judgement.map(|judgement| &judgement.input));
-    let input = shown.and_then(|value| raw(value, Place::Input, detail, footprint));
     // What is no verdict has no places where secrets are known to stand: a rule that yields a header by mistake is one.
     let readable = judgement.filter(|judgement| judgement.verdict.reason != Some(Reason::VerdictType));
     let answer = readable.and_then(|judgement| judgement.answer.as_ref());
-    let result = answer.and_then(|value| raw(value, Place::Answer, detail, footprint));
     let bundles: Vec<(String, String)> = generation.map_or_else(Vec::new, |generation| {
         generation.policy.revisions().iter().map(|(name, revision)| (name.clone(), revision.clone())).collect()
     });
+    let path =
+        settings.zip(route).and_then(|(settings, route)| settings.entries.get(route.entry)).map(|entry| entry.decision.as_str());
+    let mask = mask::of(open, story, path, shown, answer);
+    let input = mask.input.as_deref().and_then(|value| raw(value, Place::Input, detail, footprint));
+    let result = mask.result.as_deref().and_then(|value| raw(value, Place::Answer, detail, footprint));
+    let fault = story.fault.as_deref().or_else(|| judgement.and_then(|judgement| judgement.fault.as_deref()));
     let record = Record {
         requested_by: Some(open.downstream.remote),
-        path: settings
-            .zip(route)
-            .and_then(|(settings, route)| settings.entries.get(route.entry))
-            .map(|entry| entry.decision.as_str()),
+        path,
         input: input.as_deref(),
         result: result.as_deref(),
         bundles: &bundles,
         evaluation: judgement.map(|judgement| judgement.took),
-        error: story.fault.as_deref().or_else(|| judgement.and_then(|judgement| judgement.fault.as_deref())),
+        erased: &mask.erased,
+        masked: &mask.masked,
+        error: mask.fault.as_deref().or(fault),
         ..Record::new(story.decided_at.unwrap_or_else(SystemTime::now), &open.id, core(open, story))
     };
     permit.write(Line::Decision(&record))

@@ -233,6 +233,11 @@ impl Worker {
         Some(judge.judge_document(entry, input))
     }
 
+    /// Does something with this worker's judge; `None` when there is none, or it is at work.
+    pub(super) fn with_judge<T>(&self, action: impl FnOnce(&mut Judge) -> T) -> Option<T> {
+        self.judge.try_borrow_mut().ok()?.as_mut().map(action)
+    }
+
     pub(super) fn enlist(&self, open: &Rc<Open>) -> usize {
         self.open.borrow_mut().insert(Rc::downgrade(open))
     }

@@ -19,6 +19,7 @@ mod grpc;
 mod harness;
 mod killed;
 mod life;
+mod masks;
 mod promises;
 mod readers;
 mod record;

@@ -93,7 +93,7 @@ fn told(summary: &Summary, expected: bool) -> String {
     said.push(match (summary.checkpointed, summary.signed) {
         (Some(record), true) => {
             format!(
-                "signed: {} checkpoints, the last of record {record}; {} records came after it",
+                "signed: {} checkpoints, the last of record {record}; {} records came after it, itself the first",
                 summary.checkpoints,
                 last - record
             )
