@@ -1,4 +1,4 @@
-//! What changes under us: files (bundles and certificates), and in [`agent`] what the SPIFFE agent gives us.
+//! What changes under us: files (bundles and certificates), in [`agent`] what the SPIFFE agent gives us, in [`bundles`] what services do.
 //!
 //! In: paths. Out: whether what lies there has changed since it was last looked at, and has settled. Looked at by turns and not by
 //! inotify: a Kubernetes volume swaps a symlink above the files, editors rename, network file systems tell nobody; a stat a turn

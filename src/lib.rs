@@ -15,7 +15,7 @@
 //! | 8 | demo | the CA, the upstream and the client of `dev` |
 //! | 7 | app | the only builder: binds every socket first, one runtime per core, drains; returns real addresses |
 //! | 6 | config | composes each room's own part; reports every mistake at once |
-//! | 5 | listener control admin reassess intake | accept → TLS → peer → wire → hyper; operators; probes; change → who it touches; files and the SPIFFE agent watched |
+//! | 5 | listener control admin reassess intake | accept → TLS → peer → wire → hyper; operators; probes; change → who it touches; files, the SPIFFE agent and bundle services watched |
 //! | 4 | proxy | one exchange, top to bottom |
 //! | 3 | judge | facts, input, verdict: the only room that reads policy and state together |
 //! | 2 | policy session anomaly upstream service destination kill | what verdicts read, where requests go, the one door of cuts |

@@ -66,6 +66,7 @@ async fn report(
     mut changed: watch::Receiver<u64>,
 ) {
     changed.mark_changed();
+    let mut told = None;
     while changed.changed().await.is_ok() {
         let body = control::report(&status.read(), &labels).to_string();
         let call = Call::post(&resource, HeaderValue::from_static("application/json"), body.into());
@@ -74,9 +75,10 @@ async fn report(
             Ok(answer) => Some(format!("it answered {}", answer.status)),
             Err(error) => Some(error.to_string()),
         };
-        if let Some(problem) = problem {
+        if let Some(problem) = problem.as_ref().filter(|_| problem != told) {
             tracing::warn!(service = %service.name, %resource, %problem, "the status report was not taken");
         }
+        told = problem;
     }
 }
 
@@ -89,6 +91,8 @@ impl Shared {
             Some(BundleStatus { name: name.to_owned(), service, resource, ..BundleStatus::default() })
         };
         let rows: Vec<BundleStatus> = fetched(config).filter_map(row).collect();
+        // Counted from the start, so that the first failure is seen.
+        rows.iter().for_each(|row| drop(self.services.metrics.bundle(&row.name)));
         self.status.update(|status| status.bundles = rows);
     }
 

@@ -380,9 +380,11 @@ async fn several_bundles_come_into_force_as_a_set() {
     assert_eq!((asks(&gate).await, revision(&gate, "authz"), revision(&gate, "lists")), (200, "a1".to_owned(), "l1".to_owned()));
     assert!(shelf.heads().iter().any(|head| head.starts_with("get /v1/other/lists ")));
 
-    // Data outside its root is refused, and the other bundle goes on.
-    shelf.put("lists", archive(&[(".manifest", "{\"revision\": \"l2\", \"roots\": [\"lists\"]}"), ("data.json", "{\"x\": 1}")]));
-    until("l2 to be refused", || row(&gate, "lists")["error"].to_string().contains("outside the roots")).await;
+    // One that takes the other's root is refused; the other goes on, and takes its next version beside the one in force.
+    let manifest = "{\"revision\": \"l2\", \"roots\": [\"lists\", \"portcullis/x\"]}";
+    shelf.put("lists", archive(&[(".manifest", manifest), ("lists/data.json", "{\"open\": true}")]));
+    until("l2 to be refused", || row(&gate, "lists")["error"].to_string().contains("overlap")).await;
+    assert!(gate.metric("portcullis_bundle_failures_total", "bundle=\"lists\",code=\"refused\"") > 0.0);
     shelf.put("authz", rules("a2", "package portcullis\n\ndecision := data.lists.open == false\n"));
     until("a2", || revision(&gate, "authz") == "a2").await;
     assert_eq!((asks(&gate).await, revision(&gate, "lists")), (403, "l1".to_owned()));
