@@ -1,5 +1,5 @@
-//! What must survive a restart: kills, in an embedded database under `state`, and in [`bundles`] the last good ones that were fetched. A
-//! database that cannot be read is a start-up error.
+//! What must survive a restart: kills and what was in force of signed bundles, in an embedded database under `state`, and in
+//! [`bundles`] the last good ones that were fetched. A database that cannot be read is a start-up error.
 //!
 //! In: an id and the bytes its owner wrote. Out: the same bytes after a restart. The room does not know what they mean, so that
 //! a later table is one more file beside `store/kills.rs`.

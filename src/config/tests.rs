@@ -532,6 +532,10 @@ fn what_is_wrong_with_services_and_what_they_give_is_told_on_its_line() {
         ("size_limit: 64MiB", "size_limit: 512MiB", "out of bounds"),
         ("long_polling: 30s", "long_polling: 30", "a duration"),
         ("resource: bundles/authz.tar.gz", "resource: \"\"", "is empty"),
+        ("keyid: release ", "keyid: releas ", "there is no key `releas`"),
+        ("algorithm: ES256", "algorithm: none", "expected one of"),
+        ("exclude_files: [\"notes/*.md\"]", "exclude_files: [\"\"]", "is empty"),
+        ("allow_rollback_to: r41", "allow_rollback_to: \"\"", "is empty"),
     ] {
         let (text, line) = edited(BUNDLES, old, new);
         let report = parse(&text).unwrap_err();
@@ -539,6 +543,11 @@ fn what_is_wrong_with_services_and_what_they_give_is_told_on_its_line() {
         assert!(told, "{new}: {report}");
         assert!(!report.to_string().contains("s3cret"), "{report}");
     }
+    let secret = BUNDLES.replace("algorithm: ES256", "algorithm: HS256").replace("file:release.pem", "s3cret");
+    let report = parse(&secret).unwrap_err().to_string();
+    assert!(report.contains("keys.release.key: a secret does not belong") && !report.contains("s3cret"), "{report}");
+    let report = parse(&BUNDLES.replace("keys:\n  release:", "x-keys:\n  release:")).unwrap_err().to_string();
+    assert!(report.contains("policy.bundles.prices.signing: there is no key to verify signatures with"), "{report}");
     let local = BUNDLES.replace("https://bundles.example.org/v1", "http://127.0.0.1:8181");
     parse(&local).unwrap_or_else(|report| panic!("a token may go over http on this machine: {report}"));
 }
