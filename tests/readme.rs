@@ -280,6 +280,7 @@ fn every_option_and_command_named_in_passing_is_there() {
         assert!(output.status.success(), "{words:?}: {}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     };
+    let nested = help(&["audit", "verify"]);
     let all: String = [
         "dev",
         "run",
@@ -298,6 +299,7 @@ fn every_option_and_command_named_in_passing_is_there() {
     ]
     .into_iter()
     .map(|command| help(&[command]))
+    .chain([nested])
     .collect();
     for option in quoted(README).into_iter().filter(|word| word.starts_with("--")) {
         let name = option.split(' ').next().unwrap();
