@@ -283,7 +283,7 @@ impl Walk<'_> {
 
     fn broken(&self, line: Option<&[u8]>, why: String) -> Unverified {
         let decision_id = line.and_then(|line| serde_json::from_slice::<Line>(line).ok()?.decision_id);
-        let seq = line.and_then(|line| Link::of(line)).map(|link| link.seq);
+        let seq = line.and_then(Link::of).map(|link| link.seq);
         Unverified::Broken(Box::new(Broken { file: self.file.clone(), line: self.line, seq, decision_id, why }))
     }
 }

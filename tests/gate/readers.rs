@@ -336,7 +336,8 @@ async fn evidence_tells_what_each_identity_did_and_what_it_may_do_and_did_not() 
     assert_eq!(research["allowed_unused"], json!([]), "{research}");
     let paths: Vec<&Value> = alice["allowed_unused"].as_array().unwrap().iter().map(|did| &did["path"]).collect();
     assert_eq!(paths, [&json!("/v1/events"), &json!("/v1/users/{id}")], "{alice}");
-    assert_eq!((&all["checkpoints"]["count"], &all["lacks"]["lost"]), (&json!(0), &json!(0)));
+    assert_eq!((&all["checkpoints"]["count"], &all["lacks"]["lost"]), (&json!(1), &json!(0)));
+    assert!(all["checkpoints"]["last"]["seq"].is_u64() && all["checkpoints"]["last"]["hash"].is_string(), "{all}");
     assert_eq!(all["policies"][0]["bundle"], "authz");
 
     // What strangers write is no formula, and what the record lacks is told.
@@ -358,7 +359,8 @@ async fn evidence_tells_what_each_identity_did_and_what_it_may_do_and_did_not() 
     assert_eq!(row("used", "'=HYPERLINK(\"http://evil\",\"x\")")["identity"], agent);
     assert_eq!(row("allowed_unused", "/v1/events")["identity"], "spiffe://example.org/operators/alice");
     assert!(row("lacks", "")["detail"].as_str().unwrap().starts_with("lines lost 3"), "{csv}");
-    assert_eq!(row("checkpoint", "")["detail"], "first: seq 7, hash ab");
+    let last = rows.iter().rfind(|row| row["row"] == "checkpoint").unwrap();
+    assert_eq!(last["detail"], "last: seq 7, hash ab");
 
     // Outside of the period there is nothing; a period has two ends in order.
     let none = parsed(0, &["evidence", &file, "--format", "json", "--from", "2020-01-01", "--to", "2020-02-01"]);
