@@ -110,7 +110,7 @@ async fn a_record_somebody_changed_is_named_by_file_line_and_decision() {
     assert!(verify(&files(&gate), &expect, &gate).0);
     // The line of number 2: a start line is number 0.
     let (path, id) = (told[1]["portcullis"]["path"].as_str().unwrap(), told[1]["decision_id"].as_str().unwrap());
-    std::fs::write(gate.path("decisions.jsonl"), text.replace(path, "/x")).unwrap();
+    std::fs::write(gate.path("decisions.jsonl"), text.replace(&format!("\"path\":\"{path}\""), "\"path\":\"/x\"")).unwrap();
     let (whole, said) = verify(&files(&gate), &[], &gate);
     assert!(!whole && said.contains("decisions.jsonl:3\n  record    2\n") && said.contains(id), "{said}");
     // What was cut off the end shows against what was kept elsewhere.
