@@ -143,9 +143,7 @@ fn blamed(open: &Open, stop: Stop) -> Stop {
 /// The walk of a request.
 async fn pass(open: &Rc<Open>) -> Result<Response<Reply>, Stop> {
     // Before we know you: room for the record, one reading, a name that is ours, a proven caller.
-    let recent = |generation: &crate::judge::Generation| generation.plans.iter().any(|plan| plan.reads_recent);
-    let recent = open.worker.generation().is_ok_and(|(generation, _)| recent(&generation))
-        || open.worker.shadow_generation().is_some_and(|generation| recent(&generation));
+    let recent = open.worker.reads_recent();
     let settings = open.worker.settings();
     open.story(|story| story.settings = Some(Rc::clone(&settings)));
     let listener = settings.listener(open.downstream.listener).ok_or(Stop::denied(Reason::Internal))?;

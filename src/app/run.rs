@@ -259,14 +259,14 @@ impl Gate {
     async fn obey(&mut self, order: Order, bundles: &mut Watch<Bundles>) {
         match order {
             Order::Activate { dry_run, allow_rollback, reply } => {
-                if !dry_run {
-                    self.look_at_shadow(true).await;
-                }
                 let taken = self.bundles();
-                let _ = reply.send(self.parts.activate(&self.config, &self.workers, dry_run, allow_rollback).await);
+                let answer = self.parts.activate(&self.config, &self.workers, dry_run, allow_rollback).await;
                 if !dry_run {
                     bundles.take(taken);
+                    // Only then: what takes rights away waits for no trial.
+                    self.look_at_shadow(true).await;
                 }
+                let _ = reply.send(answer);
             }
             Order::Rollback { dry_run, reply } => {
                 let _ = reply.send(self.parts.roll_back(&self.config, &self.workers, dry_run).await);

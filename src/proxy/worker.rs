@@ -209,6 +209,13 @@ impl Worker {
         self.judge.borrow_mut().as_mut().map(|judge| judge.judge(entry, case))
     }
 
+    /// True when the policy in force, or its shadow, reads what a session did lately.
+    pub(super) fn reads_recent(&self) -> bool {
+        let reads = |generation: &Generation| generation.plans.iter().any(|plan| plan.reads_recent);
+        self.generation().is_ok_and(|(generation, _)| reads(&generation))
+            || self.shadow_generation().is_some_and(|generation| reads(&generation))
+    }
+
     /// The shadow's generation; takes the next judge from its seat where there is one. `None` while nobody judges in the shadow.
     pub(super) fn shadow_generation(&self) -> Option<Arc<Generation>> {
         let bench = &self.services.shadow.bench;
