@@ -51,7 +51,8 @@ enum WriterState {
 /// Whose room a line holds until it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
-    Exchange(u32),
+    Decision(u32),
+    Closing(u32),
     Control,
     /// The writer's own line.
     Losses,
@@ -62,7 +63,7 @@ pub(super) enum Room {
 impl Room {
     /// True for a line that came through the queue.
     fn is_pushed(self) -> bool {
-        matches!(self, Self::Exchange(_) | Self::Control)
+        matches!(self, Self::Decision(_) | Self::Closing(_) | Self::Control)
     }
 }
 
@@ -139,6 +140,7 @@ impl Queue {
         state.losses.lost += losses.lost;
         state.losses.refused += losses.refused;
         state.losses.torn += losses.torn;
+        state.losses.undelivered += losses.undelivered;
         if state.writer == WriterState::FirstLine {
             state.writer = WriterState::Busy;
             self.ready.notify_one();
@@ -290,7 +292,7 @@ impl Batch {
         {
             settled.lines += u64::from(room != Room::Chain);
             match room {
-                Room::Exchange(units) => settled.exchange_room += units as usize,
+                Room::Decision(units) | Room::Closing(units) => settled.exchange_room += units as usize,
                 Room::Control => settled.control_room += 1,
                 Room::Losses | Room::Chain => {}
             }

@@ -210,6 +210,8 @@ pub(super) struct Losses {
     pub(super) refused: u64,
     /// Lines an earlier run left unfinished at the file's end.
     pub(super) torn: u64,
+    /// Lines that are here, and that the service for decision logs never got.
+    pub(super) undelivered: u64,
 }
 
 /// The line that tells of losses.
