@@ -42,10 +42,10 @@ pub fn report(status: &Status, labels: &Labels) -> Value {
     }
     let state = if status.ready { "OK" } else { "NOT_READY" };
     let mut told = json!({"labels": labels, "bundles": bundles, "plugins": {"bundle": {"state": state}}});
-    if let Some(delivery) = &status.delivery {
+    if let (Some(delivery), Some(fields)) = (&status.delivery, told.as_object_mut()) {
         let mut logs = Map::new();
         tell_error(&mut logs, delivery.error.as_ref());
-        told["decision_logs"] = Value::Object(logs);
+        fields.insert("decision_logs".to_owned(), Value::Object(logs));
     }
     told
 }
