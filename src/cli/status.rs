@@ -8,7 +8,7 @@ use super::client::Remote;
 use super::failure::Failure;
 use super::table::{ago, clean, count, moment, or_dash, pairs};
 use crate::control::answers::StatusAnswer;
-use crate::control::{BundleStatus, FaultKind, IdentityStatus};
+use crate::control::{BundleStatus, FaultKind, IdentityStatus, SignatureStatus};
 use crate::units::since_epoch;
 
 #[derive(Debug, Args)]
@@ -46,6 +46,17 @@ fn bundle(row: &BundleStatus) -> String {
         at(row.last_successful_activation),
         at(row.last_successful_request),
     );
+    if let Some(limit) = row.max_staleness.filter(|_| row.stale) {
+        text =
+            format!("{text}\n  stale: not confirmed by its service for {limit} (max_staleness); everything is denied until it is");
+    }
+    if let Some(since) = row.held_since {
+        text = format!(
+            "{text}\n  held: what the service gives was left by a rollback at {}; it stays out until the service gives another or \
+             `portcullis policy activate` takes it",
+            moment(since)
+        );
+    }
     if let Some(error) = &row.error {
         text = format!("{text}\n  since {}:", moment(error.since));
         for line in error.message.lines() {
@@ -53,6 +64,12 @@ fn bundle(row: &BundleStatus) -> String {
         }
     }
     text
+}
+
+/// Who vouches for a bundle.
+pub(super) fn signature(signed: &SignatureStatus) -> String {
+    let at = signed.issued_at.map_or_else(|| "no time is said".to_owned(), moment);
+    format!("signed by {} ({}), {at}", clean(&signed.key), clean(&signed.algorithm))
 }
 
 fn seconds_now() -> u64 {
@@ -66,15 +83,20 @@ fn words(status: StatusAnswer) -> String {
         (false, false) => "not ready",
     };
     let listeners = status.listeners.iter().map(|listener| format!("{} on {}", listener.name, listener.address));
-    let revisions = status.revisions.iter().map(|(bundle, revision)| format!("{bundle} {revision}"));
+    let signed = |bundle: &String| status.signatures.get(bundle).map_or_else(String::new, |it| format!(", {}", signature(it)));
+    let revisions = status.revisions.iter().map(|(bundle, revision)| format!("{bundle} {revision}{}", signed(bundle)));
     let identity = status.svid.as_ref().map(|svid| match svid.not_after.checked_sub(seconds_now()) {
         Some(left) => format!("{} until {}, {} from now", svid.spiffe_id, moment(svid.not_after), ago(left)),
         None => format!("{}, expired at {}", svid.spiffe_id, moment(svid.not_after)),
     });
     let source = source(&status.identity);
-    let shadow = status.shadow.as_ref().map(|shadow| match shadow.generation {
-        0 => "none could be loaded".to_owned(),
-        generation => format!("generation {generation} since {}, without effect", moment(shadow.activated_at)),
+    let shadow = status.shadow.as_ref().map(|shadow| match (shadow.generation, shadow.loading) {
+        (0, true) => "loading".to_owned(),
+        (0, false) => "none could be loaded".to_owned(),
+        (generation, loading) => {
+            let next = if loading { "; another is loading" } else { "" };
+            format!("generation {generation} since {}, without effect{next}", moment(shadow.activated_at))
+        }
     });
     let caller = status.you.name.unwrap_or_else(|| format!("uid {} without a name", status.you.uid));
     let mut text = pairs([
@@ -88,11 +110,14 @@ fn words(status: StatusAnswer) -> String {
             "policy",
             match status.generation {
                 0 => "none: everything is denied".to_owned(),
-                generation => format!("generation {generation} since {}", moment(status.activated_at)),
+                generation => {
+                    let back = if status.rolled_back { ", by a rollback" } else { "" };
+                    format!("generation {generation} since {}{back}", moment(status.activated_at))
+                }
             },
         ),
         ("shadow", or_dash(shadow)),
-        ("bundles", revisions.collect::<Vec<_>>().join(", ")),
+        ("bundles", revisions.collect::<Vec<_>>().join("; ")),
         (
             "open",
             format!(

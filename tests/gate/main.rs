@@ -13,6 +13,7 @@ mod anomaly;
 mod bundles;
 mod cuts;
 mod deny;
+mod drops;
 mod examples;
 mod forward;
 mod grpc;
