@@ -7,6 +7,7 @@
 
 mod accept;
 mod change;
+mod deliver;
 mod fetch;
 mod history;
 mod identity;
@@ -102,6 +103,7 @@ pub struct App {
     admin: TcpListener,
     control: std::os::unix::net::UnixListener,
     writer: audit::Writer,
+    outbox: Option<Arc<audit::Outbox>>,
     retired: mpsc::Receiver<Judge>,
     house: Arc<House>,
     parts: Shared,
@@ -148,6 +150,11 @@ impl App {
         let labels = Arc::new(labels(&config));
         let signer = audit::Signer::open(config.audit.checkpoint.key.as_deref(), &config.state.directory)?;
         let (audit, writer) = Audit::open(&config.audit, &labels, audit_metrics(&metrics), Some(signer))?;
+        let outbox = deliver::outbox(&config, &metrics);
+        let writer = match &outbox {
+            Some(outbox) => writer.delivering_to(Arc::clone(outbox)),
+            None => writer,
+        };
         let sessions = Sessions::new(config.sessions.clone());
         sessions.keep_for(config.keeps_sessions_for());
         let (retire, retired) = mpsc::channel();
@@ -199,7 +206,7 @@ impl App {
         }
         parts.look_at_staleness(&config, &[]);
         parts.follow_shadow(&config.policy);
-        Ok(Self { config, file: None, read, addresses, listeners, admin, control, writer, retired, house, parts })
+        Ok(Self { config, file: None, read, addresses, listeners, admin, control, writer, outbox, retired, house, parts })
     }
 
     /// Where the configuration is read from again on SIGHUP.
@@ -300,6 +307,7 @@ fn reread(file: &Path, now: &Config) -> Result<Config, String> {
         ("services", new.services != now.services),
         ("policy.bundles (those of services)", fetched(&new) != fetched(now)),
         ("status", new.status != now.status),
+        ("decision_logs", new.decision_logs != now.decision_logs),
         ("state.directory", new.state.directory != now.state.directory),
         ("audit (all but its input)", audit != now.audit),
         ("identity.source (all but the paths of files)", sources(&new) != sources(now)),

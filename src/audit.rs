@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! worker    reserve → judge → permit.write → ack          one memcpy under a lock
-//! writer    take → seal → write → (sync) → room given back   back-off on errors, from where it stopped
+//! writer    take → seal → write → (sync) → room given back → outbox   back-off on errors, from where it stopped
 //! ```
 
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ use crate::units::{Size, Span};
 
 mod chain;
 mod checkpoint;
+mod outbox;
 mod queue;
 mod record;
 mod room;
@@ -32,6 +33,7 @@ mod verify;
 mod writer;
 
 pub use checkpoint::{KeyError, PublicKey, Signer};
+pub use outbox::{Deliver, Outbox, OutboxMetrics};
 pub use record::{Closing, ControlCall, Core, Labels, Line, Outcome, Record, Resource, ShadowLine, Why};
 pub use room::{Ack, Audit, AuditMetrics, Full, Permit, Unwritten};
 pub use secret::{hash_secret, is_secret_header, is_secret_parameter, readable_target};

@@ -27,7 +27,9 @@ use serde::Deserialize;
 
 use crate::proxy::normalise;
 use crate::proxy::settings::{ListenerPart, Parts};
-use crate::{action, admin, anomaly, audit, control, judge, listener, policy, reassess, service, session, store, tls, upstream};
+use crate::{
+    action, admin, anomaly, audit, control, delivery, judge, listener, policy, reassess, service, session, store, tls, upstream,
+};
 
 use document::Place;
 pub use report::{Mistake, Report};
@@ -70,6 +72,9 @@ pub struct Config {
     pub state: store::Config,
     #[serde(default)]
     pub audit: audit::Config,
+    /// Who gets the record's lines beside its file, as OPA delivers decision logs; nobody when absent.
+    #[serde(default)]
+    pub decision_logs: Option<delivery::Config>,
     /// Where the gate reports how its bundles stand, as OPA does; nowhere when absent.
     #[serde(default)]
     pub status: Option<control::StatusConfig>,

@@ -41,8 +41,8 @@ pub use report::{StatusConfig, report};
 pub use serve::serve;
 pub use socket::{ControlError, bind};
 pub use status::{
-    BundleError, BundleStatus, EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, SignatureStatus,
-    SourceFault, Status, StatusBoard, SvidStatus, Unloaded,
+    BundleStatus, DeliveryStatus, EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, ServiceError,
+    SignatureStatus, SourceFault, Status, StatusBoard, SvidStatus, Unloaded,
 };
 
 /// `control`: where operators reach the gate, and who may do what.

@@ -15,7 +15,7 @@
 //! | 8 | demo | the CA, the upstream and the client of `dev` |
 //! | 7 | app | the only builder: binds every socket first, one runtime per core, drains; returns real addresses |
 //! | 6 | config | composes each room's own part; reports every mistake at once |
-//! | 5 | listener control admin reassess intake | accept → TLS → peer → wire → hyper; operators; probes; change → who it touches; files, the SPIFFE agent and bundle services watched |
+//! | 5 | listener control admin reassess intake delivery | accept → TLS → peer → wire → hyper; operators; probes; change → who it touches; files, the SPIFFE agent and bundle services watched; the record's lines sent on |
 //! | 4 | proxy | one exchange, top to bottom |
 //! | 3 | judge | facts, input, verdict: the only room that reads policy and state together |
 //! | 2 | policy session anomaly upstream service destination kill | what verdicts read, where requests go, the one door of cuts |
@@ -32,7 +32,7 @@
 //! upstream   connect, send, both bodies through flow        after the response head: only a cut is left
 //!            or both ways through tunnel (WebSocket, CONNECT)
 //!    │
-//! audit      one decision record, written by somebody else
+//! audit      one decision record, written by somebody else → delivery, where a service collects records
 //! ```
 //!
 //! # How a kill rises
@@ -55,6 +55,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod decision;
+pub mod delivery;
 pub mod demo;
 pub mod destination;
 pub mod exchange;

@@ -18,7 +18,7 @@ mod handles;
 mod words;
 
 pub use handles::{BundleMetrics, ListenerMetrics, Open, UpstreamMetrics};
-pub use words::{AuditOutcome, BundleFailure, Engine, HandshakeError, UpstreamError, Word, Words};
+pub use words::{AuditOutcome, BundleFailure, DeliveryOutcome, Engine, HandshakeError, UpstreamError, Word, Words};
 
 /// Everything the gate counts.
 #[derive(Clone, Debug)]
@@ -35,6 +35,10 @@ pub struct Metrics {
     pub panics: IntCounter,
     pub audit_records: Words<AuditOutcome, IntCounter>,
     pub audit_lag: Gauge,
+    pub delivery_lines: Words<DeliveryOutcome, IntCounter>,
+    pub delivery_waiting: IntGauge,
+    /// Uploads the service did not take.
+    pub delivery_failures: IntCounter,
     pub requests_refused: Words<Refusal, IntCounter>,
     /// Judgements that failed, by the reason they became; `Policy` and `Killed` are answers, not failures, and stay at zero.
     pub decision_errors: Words<Reason, IntCounter>,
@@ -103,6 +107,11 @@ impl Metrics {
             "Lines of the record: written, lost, and exchanges refused for want of room.",
             &["outcome"],
         )?;
+        let delivered = register.counters(
+            "delivery_lines_total",
+            "Lines of the record a service was to get: delivered, and dropped; the file has both.",
+            &["outcome"],
+        )?;
 
         Ok(Self {
             sessions_open: register.gauge("sessions_open", "Sessions that are watched.")?,
@@ -120,6 +129,11 @@ impl Metrics {
             panics: register.counter("panics_total", "Panics that were caught; each denied one request.")?,
             audit_records: Words::new(|outcome: AuditOutcome| records.with_label_values(&[outcome.code()])),
             audit_lag: register.seconds("audit_lag_seconds", "Age of the oldest line of the record that is not written yet.")?,
+            delivery_lines: Words::new(|outcome: DeliveryOutcome| delivered.with_label_values(&[outcome.code()])),
+            delivery_waiting: register
+                .gauge("delivery_waiting_lines", "Lines of the record that wait to be delivered to their service.")?,
+            delivery_failures: register
+                .counter("delivery_failures_total", "Uploads of lines of the record that their service did not take.")?,
             requests_refused: Words::new(|refusal: Refusal| refused.with_label_values(&[refusal.code()])),
             decision_errors: Words::new(|reason: Reason| decision_errors.with_label_values(&[reason.code()])),
             decision_seconds: Words::new(|phase: Phase| {

@@ -5,6 +5,7 @@
 //! service's, not those of whoever it points to), and no error, log or `Debug` holds a token. A connection a call: services are asked
 //! once a minute, and a connection that was proven an hour ago would outlive the certificate it was proven by.
 
+pub mod pause;
 mod send;
 
 #[cfg(test)]

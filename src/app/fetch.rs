@@ -20,7 +20,7 @@ use super::supply::{Archive, Offer, archives, fetched};
 use super::worker::{Command, Handle};
 use crate::audit::Labels;
 use crate::config::Config;
-use crate::control::{self, BundleError, BundleStatus, StatusBoard, Unloaded};
+use crate::control::{self, BundleStatus, ServiceError, StatusBoard, Unloaded};
 use crate::intake::bundles::{self, Feed, Fetched, Outcome};
 use crate::metrics::BundleFailure;
 use crate::policy::{Archives, Policy, Report};
@@ -239,7 +239,7 @@ impl Shared {
         let mut news = false;
         self.row(bundle, |row| {
             let since = row.error.as_ref().map_or(now, |error| error.since);
-            let error = BundleError { since, code: "bundle_error".to_owned(), message: message.to_owned(), http_code };
+            let error = ServiceError { since, code: "bundle_error".to_owned(), message: message.to_owned(), http_code };
             news = row.error.as_ref() != Some(&error);
             row.error = Some(error);
         });

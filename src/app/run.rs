@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::accept::{Accepting, Porter};
 use super::change::{Ordered, exchanges};
+use super::deliver::Delivering;
 use super::fetch;
 use super::identity::why_not_ready;
 use super::worker::{self, Command, Handle};
@@ -86,9 +87,10 @@ impl App {
     }
 
     fn serve(self, stop: watch::Receiver<bool>, signals: bool) -> Result<(), AppError> {
-        let Self { config, file, read, addresses, listeners, admin, control, writer, retired, house, parts } = self;
+        let Self { config, file, read, addresses, listeners, admin, control, writer, outbox, retired, house, parts } = self;
         spawn("record", move || writer.run())?;
         spawn("reaper", move || retired.into_iter().for_each(drop))?;
+        let delivering = Delivering::start(&parts, &config, outbox)?;
         let mut workers = Vec::new();
         for (index, seat) in parts.bench.seats().iter().enumerate() {
             let services = Arc::clone(&parts.services);
@@ -96,7 +98,7 @@ impl App {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AppError::Thread)?;
         let shadows = Watch::new(shadows_of(&config));
-        let gate = Gate { config, file, read, house, parts, workers: Arc::new(workers), addresses, shadows };
+        let gate = Gate { config, file, read, house, parts, workers: Arc::new(workers), addresses, shadows, delivering };
         runtime.block_on(gate.stand(listeners, admin, control, stop, signals))
     }
 }
@@ -117,6 +119,8 @@ struct Gate {
     addresses: Addresses,
     /// The bundles of the shadow policy.
     shadows: Watch<Bundles>,
+    /// The record's lines on their way to a service.
+    delivering: Option<Delivering>,
 }
 
 /// What ends the time of standing.
@@ -393,7 +397,14 @@ impl Gate {
         let joined = joined.await.map_err(|_| AppError::Panicked)?;
         let _ = closing.send(true);
         let _ = tokio::time::timeout(CUT_WITHIN, async { while serving.join_next().await.is_some() {} }).await;
-        self.parts.services.audit.close().await?;
+        if let Some(delivering) = &self.delivering {
+            delivering.tell_losses(&self.parts);
+        }
+        let closed = self.parts.services.audit.close().await;
+        if let Some(delivering) = self.delivering {
+            delivering.end().await;
+        }
+        closed?;
         tracing::info!("closed");
         joined
     }

@@ -53,7 +53,8 @@ enum WriterState {
 /// Whose room a line holds until it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
-    Exchange(u32),
+    Decision(u32),
+    Closing(u32),
     Control,
     /// The writer's own line.
     Losses,
@@ -64,7 +65,7 @@ pub(super) enum Room {
 impl Room {
     /// True for a line that came through the queue.
     fn is_pushed(self) -> bool {
-        matches!(self, Self::Exchange(_) | Self::Control)
+        matches!(self, Self::Decision(_) | Self::Closing(_) | Self::Control)
     }
 }
 
@@ -142,6 +143,7 @@ impl Queue {
         state.losses.lost += losses.lost;
         state.losses.refused += losses.refused;
         state.losses.torn += losses.torn;
+        state.losses.undelivered += losses.undelivered;
         state.losses.dropped += losses.dropped;
         if state.losses.every() != waiting && state.writer == WriterState::FirstLine {
             state.writer = WriterState::Busy;
@@ -221,8 +223,8 @@ impl Losses {
     /// How often they are told; `None` without any.
     fn every(&self) -> Option<Duration> {
         match self {
-            Self { lost: 0, refused: 0, torn: 0, dropped: 0 } => None,
-            Self { lost: 0, refused: 0, torn: 0, dropped: _ } => Some(DROPS_EVERY),
+            Self { lost: 0, refused: 0, torn: 0, undelivered: 0, dropped: 0 } => None,
+            Self { lost: 0, refused: 0, torn: 0, undelivered: 0, dropped: _ } => Some(DROPS_EVERY),
             Self { .. } => Some(LOSSES_EVERY),
         }
     }
@@ -306,7 +308,7 @@ impl Batch {
         {
             settled.lines += u64::from(room != Room::Chain);
             match room {
-                Room::Exchange(units) => settled.exchange_room += units as usize,
+                Room::Decision(units) | Room::Closing(units) => settled.exchange_room += units as usize,
                 Room::Control => settled.control_room += 1,
                 Room::Losses | Room::Chain => {}
             }

@@ -216,6 +216,8 @@ pub(super) struct Losses {
     pub(super) torn: u64,
     /// Decisions the policy keeps out, as `audit.allow_drop` lets it.
     pub(super) dropped: u64,
+    /// Lines that are here, and that the service for decision logs never got.
+    pub(super) undelivered: u64,
 }
 
 /// The line that tells of losses.

@@ -228,6 +228,11 @@ impl Audit {
         self.shared.queue.lose(Losses { dropped: 1, ..Losses::default() });
     }
 
+    /// Tells in the record that so many of its lines were not delivered to the service that collects them.
+    pub fn undelivered(&self, lines: u64) {
+        self.shared.queue.lose(Losses { undelivered: lines, ..Losses::default() });
+    }
+
     /// Has the writer open its file anew, after a rotation. The old one stays in use when that fails.
     pub fn reopen(&self) {
         self.shared.queue.reopen();
@@ -296,7 +301,11 @@ impl Permit {
             encode_line(buffer, &shared.labels, &shared.environment, line).inspect_err(unencoded).ok()?;
             let more = shared.room.forget_permits(buffer.len() / UNIT);
             let room = 1 + u32::try_from(more).unwrap_or(u32::MAX - 1);
-            shared.queue.push(buffer, Room::Exchange(room), shared.durability != Durability::Queued)
+            let held = match line {
+                Line::Decision(_) => Room::Decision(room),
+                Line::Closing(_) => Room::Closing(room),
+            };
+            shared.queue.push(buffer, held, shared.durability != Durability::Queued)
         });
         if number.is_none() {
             shared.room.add_permits(1);

@@ -296,7 +296,10 @@ async fn a_full_disk_refuses_within_wait_and_goes_on_where_it_stopped() {
     let lines = lines(&file);
     assert_eq!(decided(&lines), ids(0..9));
     let told: Vec<_> = of_kind(&lines, "loss").iter().map(|line| line["portcullis"].clone()).collect();
-    assert_eq!(told, [serde_json::json!({"kind": "loss", "lost": 0, "refused": 1, "torn": 0, "dropped": 0, "torn_text": []})]);
+    assert_eq!(
+        told,
+        [serde_json::json!({"kind": "loss", "lost": 0, "refused": 1, "torn": 0, "dropped": 0, "undelivered": 0, "torn_text": []})]
+    );
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::outbox::Outbox;
 use super::queue::{Batch, Pause, Room};
 use super::record::{Loss, Losses, encode_own};
 use super::room::{Reached, Shared};
@@ -36,6 +37,8 @@ pub struct Writer {
     durable: watch::Sender<Reached>,
     seal: Seal,
     rotate: Option<Rotate>,
+    /// Where lines go on from here, once the file has them.
+    outbox: Option<Arc<Outbox>>,
     /// What was cut off the file's end and is not told yet.
     torn: Vec<String>,
 }
@@ -53,7 +56,13 @@ impl Writer {
         seal: Seal,
         rotate: Option<Rotate>,
     ) -> Self {
-        Self { shared, sink, durable, seal, rotate, torn: Vec::new() }
+        Self { shared, sink, durable, seal, rotate, outbox: None, torn: Vec::new() }
+    }
+
+    /// Hands what is written on to be delivered, too.
+    #[must_use]
+    pub fn delivering_to(self, outbox: Arc<Outbox>) -> Self {
+        Self { outbox: Some(outbox), ..self }
     }
 
     /// Writes until [`Audit::close`](super::Audit::close), then what still waits, and returns. The body of a thread.
@@ -75,6 +84,7 @@ impl Writer {
                 return;
             }
             self.shared.metrics.lag.set(0.0);
+            self.hand_on(&sealed);
             spare = batch.recycled();
             sealed = sealed.recycled();
             self.rotate();
@@ -82,9 +92,17 @@ impl Writer {
         self.seal.last(&mut sealed, &self.shared.labels);
         if !sealed.is_empty() && !self.write_out(&mut sealed) {
             tracing::warn!(path = %self.sink.path().display(), "the record's last checkpoint is not in it");
+        } else {
+            self.hand_on(&sealed);
         }
         if let Err(error) = self.sink.sync() {
             tracing::warn!(path = %self.sink.path().display(), %error, "the end of the record may not be on the disk");
+        }
+    }
+
+    fn hand_on(&self, written: &Batch) {
+        if let Some(outbox) = &self.outbox {
+            outbox.put(written.lines());
         }
     }
 

@@ -8,7 +8,7 @@ use super::client::Remote;
 use super::failure::Failure;
 use super::table::{ago, clean, count, moment, or_dash, pairs};
 use crate::control::answers::StatusAnswer;
-use crate::control::{BundleStatus, FaultKind, IdentityStatus, SignatureStatus};
+use crate::control::{BundleStatus, DeliveryStatus, FaultKind, IdentityStatus, ServiceError, SignatureStatus};
 use crate::units::since_epoch;
 
 #[derive(Debug, Args)]
@@ -33,9 +33,12 @@ fn source(identity: &IdentityStatus) -> String {
     }
 }
 
+fn at(seconds: u64) -> String {
+    if seconds == 0 { "never".to_owned() } else { moment(seconds) }
+}
+
 /// A bundle that a service gives, and what is wrong with that.
 fn bundle(row: &BundleStatus) -> String {
-    let at = |seconds: u64| if seconds == 0 { "never".to_owned() } else { moment(seconds) };
     let revision = row.active_revision.as_deref().unwrap_or("none");
     let mut text = format!(
         "bundle {} from service {} ({}): {} in force since {}, last given or confirmed {}",
@@ -57,13 +60,26 @@ fn bundle(row: &BundleStatus) -> String {
             moment(since)
         );
     }
-    if let Some(error) = &row.error {
-        text = format!("{text}\n  since {}:", moment(error.since));
-        for line in error.message.lines() {
-            text = format!("{text}\n  {}", clean(line));
-        }
-    }
-    text
+    text + &trouble(row.error.as_ref())
+}
+
+/// Where the record's lines go beside the file, and what is wrong with that.
+fn delivery(row: &DeliveryStatus) -> String {
+    let text = format!(
+        "decisions to service {} ({}): {} delivered, {} dropped, last taken {}",
+        clean(&row.service),
+        clean(&row.resource),
+        row.delivered,
+        row.dropped,
+        at(row.last_success),
+    );
+    text + &trouble(row.error.as_ref())
+}
+
+fn trouble(error: Option<&ServiceError>) -> String {
+    let Some(error) = error else { return String::new() };
+    let lines = error.message.lines().map(|line| format!("\n  {}", clean(line)));
+    format!("\n  since {}:{}", moment(error.since), lines.collect::<String>())
 }
 
 /// Who vouches for a bundle.
@@ -147,6 +163,9 @@ fn words(status: StatusAnswer) -> String {
     }
     for row in &status.bundles {
         text = format!("{text}\n\n{}", bundle(row));
+    }
+    if let Some(row) = &status.delivery {
+        text = format!("{text}\n\n{}", delivery(row));
     }
     if let Some(error) = status.shadow.and_then(|shadow| shadow.last_error) {
         text = format!("{text}\n\nthe newest bundles of the shadow are not loaded since {}:", moment(error.at));

@@ -97,6 +97,10 @@ const TABLE: &[Row] = &[
     (&["audit", "checkpoint", "lines"], Count(1, MANY)),
     (&["audit", "rotate", "size"], Bytes(Size::kib(64), Size::mib(1024 * 1024))),
     (&["audit", "rotate", "keep"], Count(1, 1000)),
+    (&["decision_logs", "reporting", "min_delay"], Time(Span::millis(100), DAY)),
+    (&["decision_logs", "reporting", "max_delay"], Time(Span::millis(100), DAY)),
+    (&["decision_logs", "reporting", "upload_size_limit"], Bytes(Size::kib(1), Size::mib(64))),
+    (&["decision_logs", "reporting", "buffer_size_limit"], Bytes(Size::kib(64), Size::mib(16 * 1024))),
     // The last uid means "no one" to the system calls that take one.
     (&["control", "operators", "*", "uid"], Count(0, 4_294_967_294)),
 ];

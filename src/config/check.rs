@@ -35,6 +35,7 @@ pub(super) fn mistakes(root: &Place<'_>, environment: &dyn Fn(&str) -> Option<St
     check.bundles();
     check.signatures();
     check.status();
+    check.decision_logs();
     check.tables();
     check.anomaly();
     check.control();

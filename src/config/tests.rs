@@ -118,7 +118,7 @@ gate.yaml:21:18: policy.limits.time: `11s` is out of bounds; write 1ms to 10s
 gate.yaml:21:30: policy.limits.depth: expected a whole number, 0 or more, found the text `64`
   hint: leave out the quotes: 64
 gate.yaml:22:1: speed: unknown key
-  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `environment`, `exchanges`, `identity`, `keys`, `limits`, `listeners`, \
+  hint: known keys here: `address_lists`, `admin`, `anomaly`, `audit`, `control`, `decision_logs`, `environment`, `exchanges`, `identity`, `keys`, `limits`, `listeners`, \
 `policy`, `resources`, `services`, `sessions`, `state`, `status`, `time_windows`, `upstreams`, `workloads`";
     assert_eq!(parse(text).unwrap_err().to_string(), expected);
 }
@@ -529,13 +529,18 @@ fn what_is_wrong_with_services_and_what_they_give_is_told_on_its_line() {
         ("local: {path: ../../policies/admin-api}", "local: {path: policy, size_limit: 1MiB}", "for a bundle that a service gives"),
         ("local: {path: ../../policies/admin-api}", "local: {path: policy, pth: x}", "unknown key"),
         ("min_delay: 60s", "min_delay: 121s", "min_delay is 121s and max_delay 2m"),
-        ("size_limit: 64MiB", "size_limit: 512MiB", "out of bounds"),
+        (" size_limit: 64MiB", " size_limit: 512MiB", "out of bounds"),
         ("long_polling: 30s", "long_polling: 30", "a duration"),
         ("resource: bundles/authz.tar.gz", "resource: \"\"", "is empty"),
         ("keyid: release ", "keyid: releas ", "there is no key `releas`"),
         ("algorithm: ES256", "algorithm: none", "expected one of"),
         ("exclude_files: [\"notes/*.md\"]", "exclude_files: [\"\"]", "is empty"),
         ("allow_rollback_to: r41", "allow_rollback_to: \"\"", "is empty"),
+        ("decision_logs:\n  service: acme\n", "decision_logs:\n  service: acm\n", "there is no service `acm`"),
+        ("resource: logs ", "resource: '' ", "is empty"),
+        ("lines: decisions", "lines: both", "expected one of"),
+        ("min_delay: 1s", "min_delay: 6s", "min_delay is 6s and max_delay 5s"),
+        ("upload_size_limit: 32KiB", "upload_size_limit: 100", "out of bounds"),
     ] {
         let (text, line) = edited(BUNDLES, old, new);
         let report = parse(&text).unwrap_err();

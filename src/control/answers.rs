@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{BundleStatus, IdentityStatus, ListenerStatus, SignatureStatus, SvidStatus, Unloaded};
+use super::status::{BundleStatus, DeliveryStatus, IdentityStatus, ListenerStatus, SignatureStatus, SvidStatus, Unloaded};
 use crate::anomaly::Explanation;
 use crate::exchange::Selector;
 use crate::judge::shadow::{Group, Observed, Tally};
@@ -40,6 +40,9 @@ pub struct StatusAnswer {
     pub last_error: Option<Unloaded>,
     /// Those that come from services.
     pub bundles: Vec<BundleStatus>,
+    /// `None` where nobody but the file gets the record's lines.
+    #[serde(default)]
+    pub delivery: Option<DeliveryStatus>,
     /// `None` where the configuration names no shadow policy.
     #[serde(default)]
     pub shadow: Option<ShadowBrief>,

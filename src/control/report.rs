@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::status::{BundleStatus, Status};
+use super::status::{BundleStatus, ServiceError, Status};
 use crate::audit::Labels;
 
 /// `status`: where reports go.
@@ -41,7 +41,22 @@ pub fn report(status: &Status, labels: &Labels) -> Value {
         );
     }
     let state = if status.ready { "OK" } else { "NOT_READY" };
-    json!({"labels": labels, "bundles": bundles, "plugins": {"bundle": {"state": state}}})
+    let mut told = json!({"labels": labels, "bundles": bundles, "plugins": {"bundle": {"state": state}}});
+    if let Some(delivery) = &status.delivery {
+        let mut logs = Map::new();
+        tell_error(&mut logs, delivery.error.as_ref());
+        told["decision_logs"] = Value::Object(logs);
+    }
+    told
+}
+
+/// What went wrong, in OPA's fields.
+fn tell_error(told: &mut Map<String, Value>, error: Option<&ServiceError>) {
+    let Some(error) = error else { return };
+    told.insert("code".to_owned(), json!(error.code));
+    told.insert("message".to_owned(), json!(error.message));
+    // OPA writes it as a text.
+    told.extend(error.http_code.map(|code| ("http_code".to_owned(), json!(code.to_string()))));
 }
 
 fn bundle(row: &BundleStatus) -> Value {
@@ -57,12 +72,7 @@ fn bundle(row: &BundleStatus) -> Value {
         tell(key, moment(at));
     }
     tell("size", (row.size > 0).then(|| json!(row.size)));
-    if let Some(error) = &row.error {
-        tell("code", Some(json!(error.code)));
-        tell("message", Some(json!(error.message)));
-        // OPA writes it as a text.
-        tell("http_code", error.http_code.map(|code| json!(code.to_string())));
-    }
+    tell_error(&mut told, row.error.as_ref());
     Value::Object(told)
 }
 
@@ -74,12 +84,11 @@ fn moment(seconds: u64) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::BundleError;
 
     #[test]
     fn a_report_has_the_fields_of_opa() {
         let labels = Labels { id: "i".to_owned(), version: "1".to_owned(), environment: "test".to_owned(), extra: [].into() };
-        let error = BundleError { since: 1, code: "bundle_error".to_owned(), message: "away".to_owned(), http_code: Some(503) };
+        let error = ServiceError { since: 1, code: "bundle_error".to_owned(), message: "away".to_owned(), http_code: Some(503) };
         let row =
             BundleStatus { name: "authz".to_owned(), last_request: 1_764_000_000, error: Some(error), ..BundleStatus::default() };
         let mut status = Status { bundles: vec![row], ..Status::default() };

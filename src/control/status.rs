@@ -35,6 +35,8 @@ pub struct Status {
     /// Those that come from services.
     pub bundles: Vec<BundleStatus>,
     pub policy: PolicyStatus,
+    /// Who gets the record's lines beside its file; `None` where nobody does.
+    pub delivery: Option<DeliveryStatus>,
     /// The shadow policy; `None` where the configuration names none.
     pub shadow: Option<PolicyStatus>,
 }
@@ -115,12 +117,27 @@ pub struct BundleStatus {
     #[serde(default)]
     pub held_since: Option<u64>,
     /// Nothing while the service does what it should and what it gives is in force.
-    pub error: Option<BundleError>,
+    pub error: Option<ServiceError>,
 }
 
-/// Why the newest version of a bundle is not in force, or not known.
+/// How the record's lines reach the service that collects them, as of the last try.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryStatus {
+    pub service: String,
+    pub resource: String,
+    /// 0 before the first time.
+    pub last_success: u64,
+    /// Lines it took.
+    pub delivered: u64,
+    /// Lines it never got; the record's file has them.
+    pub dropped: u64,
+    /// Nothing while it takes them.
+    pub error: Option<ServiceError>,
+}
+
+/// Why a service did not do what it should: the newest version of a bundle is not in force, or lines were not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BundleError {
+pub struct ServiceError {
     pub since: u64,
     pub code: String,
     pub message: String,

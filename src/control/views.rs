@@ -58,6 +58,7 @@ pub(super) async fn status(State(control): State<Arc<Control>>, Extension(caller
         warnings: status.policy.warnings.len(),
         last_error: status.policy.last_error,
         bundles: status.bundles,
+        delivery: status.delivery,
         shadow: status.shadow.map(ShadowBrief::from),
         connections: connections.get(),
         exchanges: exchanges.get(),

@@ -7,7 +7,6 @@
 //!
 //! Sources: OPA `v1/download/download.go`, management-bundles "Bundle Service API".
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::policy::source::Polling;
+use crate::service::pause::{after_failures, between, chance};
 use crate::service::{Answer, Call, Service};
 use crate::units::Size;
 
@@ -24,8 +24,6 @@ use crate::units::Size;
 const BUNDLES: &str = "application/vnd.openpolicyagent.bundles";
 const KINDS: [&str; 3] = ["application/gzip", "application/octet-stream", BUNDLES];
 const PREFER: HeaderName = HeaderName::from_static("prefer");
-/// After the first failure; it doubles from there.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Between two long polls, where the first was answered at once.
 const BREATH: Duration = Duration::from_secs(1);
 
@@ -132,14 +130,10 @@ impl Course {
     /// How long to wait before the next try; `chance` is from 0 to 1.
     fn pause(&self, polling: &Polling, refused: bool, took: Duration, chance: f64) -> Duration {
         let (least, most) = (polling.min_delay.0, polling.max_delay.0);
-        if let Some(doublings) = self.failures.checked_sub(1) {
-            let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(most);
-            return pause.div_f64(2.0) + pause.div_f64(2.0).mul_f64(chance);
-        }
-        match (self.long, refused) {
+        after_failures(self.failures, most, chance).unwrap_or_else(|| match (self.long, refused) {
             (true, false) => BREATH.saturating_sub(took),
-            _ => least + most.saturating_sub(least).mul_f64(chance),
-        }
+            _ => between(least, most, chance),
+        })
     }
 }
 
@@ -191,12 +185,6 @@ fn read(answer: Answer) -> Result<(Good, bool), (String, u16)> {
         }
         status => Err((format!("it answered {status}"), code)),
     }
-}
-
-/// A number from 0 to 1.
-#[expect(clippy::cast_precision_loss, reason = "32 bits fit a double's 53")]
-fn chance() -> f64 {
-    (RandomState::new().build_hasher().finish() >> 32) as f64 / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -98,6 +98,16 @@ label_words! {
 }
 
 label_words! {
+    /// What became of a line of the record that a service was to get.
+    DeliveryOutcome {
+        /// The service took it.
+        Delivered = "delivered",
+        /// The service never got it: it was away for longer than the buffer lasts, or the line fits no chunk.
+        Dropped = "dropped",
+    }
+}
+
+label_words! {
     /// Why a TLS handshake failed.
     HandshakeError {
         // Limits, told by the listener.

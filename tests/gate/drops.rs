@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::harness::*;
 
-const POLICY: &str = "package portcullis\n\ndecision := {\"allowed\": input.request.segments[0] != \"denied\"}\n";
+const POLICY: &str = "package portcullis\n\ndecision := {\"allowed\": allowed}\n\ndefault allowed := true\n\nallowed := false if startswith(input.request.path, \"/denied/\")\n";
 /// Drops by the first segment of the path; says what is no order for others, and fails for one.
 const DROP: &str = r#"package system.log
 

@@ -12,6 +12,7 @@
 mod anomaly;
 mod bundles;
 mod cuts;
+mod delivery;
 mod deny;
 mod drops;
 mod examples;

@@ -444,8 +444,10 @@ async fn what_takes_rights_away_waits_for_no_shadow_and_neither_does_the_start()
         "it is not what was waited for"
     );
     let contents = portcullis::policy::bundle::sign::Contents::open(&gate.path("shadow")).unwrap().archive().unwrap();
-    let writing = std::thread::spawn(move || while std::fs::write(&fifo, &contents).is_ok() {});
+    // Whoever waits for a writer gets one, and is told that this is no file; then there is one.
+    drop(tokio::task::block_in_place(|| std::fs::OpenOptions::new().write(true).open(&fifo)).unwrap());
+    until("the fifo to be refused", || shadow(&gate)["last_error"].is_object() && shadow(&gate)["loading"] == false).await;
+    std::fs::write(gate.path("beside"), contents).unwrap();
+    std::fs::rename(gate.path("beside"), &fifo).unwrap();
     until("the shadow to judge", || shadow(&gate)["generation"].as_u64() > Some(0)).await;
-    // Whoever is at the fifo still is left there; the folder goes with the gate.
-    drop(writing);
 }

@@ -1,4 +1,5 @@
-//! What a schema cannot say of bundles: one place each comes from, services that exist, and pauses that have an order.
+//! What a schema cannot say of bundles and of what goes to services: one place each bundle comes from, services that exist, and
+//! pauses that have an order.
 
 use super::super::document::Place;
 use super::super::report::suggestion;
@@ -15,7 +16,7 @@ impl<'a> Check<'a> {
             if let Some(service) = bundle.child("service") {
                 self.names_a_service(&service);
             }
-            self.pauses(&bundle);
+            self.pauses(&bundle, "polling", (60, 120));
         }
         for (_, bundle) in self.at(&["policy", "shadow", "bundles"]).iter().flat_map(Place::entries) {
             self.child_form(&bundle, "path", not_empty);
@@ -28,6 +29,16 @@ impl<'a> Check<'a> {
         if let Some(service) = self.at(&["status", "service"]) {
             self.names_a_service(&service);
         }
+    }
+
+    /// `decision_logs` names a service there is.
+    pub(super) fn decision_logs(&mut self) {
+        let Some(logs) = self.at(&["decision_logs"]) else { return };
+        self.child_form(&logs, "resource", not_empty);
+        if let Some(service) = logs.child("service") {
+            self.names_a_service(&service);
+        }
+        self.pauses(&logs, "reporting", (1, 5));
     }
 
     fn origin(&mut self, bundle: &Place<'a>) {
@@ -58,13 +69,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn pauses(&mut self, bundle: &Place<'a>) {
-        let written = |key: &str| bundle.descend(&["polling", key]);
+    fn pauses(&mut self, of: &Place<'a>, group: &str, usual: (u64, u64)) {
+        let written = |key: &str| of.descend(&[group, key]);
         let span = |key: &str, usual: u64| match written(key) {
             Some(place) => place.text().and_then(|text| text.parse().ok()),
             None => Some(Span::seconds(usual)),
         };
-        let (Some(least), Some(most)) = (span("min_delay", 60), span("max_delay", 120)) else { return };
+        let (Some(least), Some(most)) = (span("min_delay", usual.0), span("max_delay", usual.1)) else { return };
         if let Some(place) = written("min_delay").or_else(|| written("max_delay")).filter(|_| least > most) {
             self.say(
                 &place,
