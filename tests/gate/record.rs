@@ -548,6 +548,7 @@ async fn a_full_disk_refuses_each_request_where_decisions_must_be_written_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "a measurement is printed")]
 async fn a_disk_that_is_full_refuses_long_before_a_request_has_waited_and_one_with_space_again_is_used() {
     for durability in ["written", "synced"] {
         let backend = Backend::start();
