@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         written: prometheus::IntCounter::new("written", "Lines.")?,
         lost: prometheus::IntCounter::new("lost", "Lines.")?,
         refused: prometheus::IntCounter::new("refused", "Exchanges.")?,
+        dropped: prometheus::IntCounter::new("dropped", "Decisions.")?,
         lag: prometheus::Gauge::new("lag", "Seconds.")?,
     };
     let labels = Labels {

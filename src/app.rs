@@ -42,6 +42,7 @@ use crate::tls::{self, Holder, IdentityError, ListenerRules};
 use history::{Coming, History};
 use identity::Agent;
 pub use run::Running;
+use shadow::Loads;
 use supply::Supply;
 
 /// Why there is no gate.
@@ -118,6 +119,7 @@ struct Shared {
     status: Arc<StatusBoard>,
     supply: Arc<Supply>,
     history: Arc<History>,
+    shadows: Arc<Loads>,
     /// Who writes the record and the reports.
     labels: Arc<Labels>,
     /// Counts what reports tell of.
@@ -167,6 +169,7 @@ impl App {
             retained: AtomicU64::new(0),
             stirred: (0..workers).map(|_| Stirred::default()).collect(),
             ready: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
             own: std::sync::OnceLock::new(),
             identified: AtomicBool::new(false),
             shadow: Shadow::new(workers),
@@ -187,18 +190,22 @@ impl App {
 
         let bench = Arc::new(Bench::new(workers, registry));
         let (status, changed) = (Arc::new(StatusBoard::default()), tokio::sync::watch::Sender::new(0));
-        let parts = Shared { services, bench, holder, agent, status, supply, history, labels, changed };
+        let of_shadow = Loads::new(Arc::clone(&services.shadow), Arc::clone(&services.metrics), Arc::clone(&status));
+        let shadows = Arc::new(of_shadow);
+        let parts = Shared { services, bench, holder, agent, status, supply, history, shadows, labels, changed };
         parts.describe(&config, &addresses);
         if let Some(policy) = policy {
             match parts.put_in_force(&config, policy, None, &Coming::new()) {
                 Ok(_) => {}
                 Err(report) if parts.supply.forget() => {
+                    parts.count_refused(&config, &report);
                     tracing::error!(%report, "the bundles kept from before were refused; everything is denied until they are fetched");
                 }
                 Err(report) => return Err(report.into()),
             }
         }
-        parts.load_shadow(&config.policy);
+        parts.look_at_staleness(&config, &[]);
+        parts.follow_shadow(&config.policy);
         Ok(Self { config, file: None, read, addresses, listeners, admin, control, writer, outbox, retired, house, parts })
     }
 
@@ -246,6 +253,7 @@ fn audit_metrics(metrics: &Metrics) -> AuditMetrics {
         written: of(AuditOutcome::Written),
         lost: of(AuditOutcome::Lost),
         refused: of(AuditOutcome::Refused),
+        dropped: of(AuditOutcome::Dropped),
         lag: metrics.audit_lag.clone(),
     }
 }

@@ -52,6 +52,9 @@ pub struct Config {
     /// How long an exchange waits for room in the record before it is refused with 503 (`on_full: block`).
     pub wait: Span,
     pub input: InputDetail,
+    /// Lets a policy keep decisions out of the record (`data.system.log.drop`); the record tells how many. What was refused, killed or cut
+    /// is recorded all the same.
+    pub allow_drop: bool,
     /// Lines that may wait for the writer, or be owed by exchanges that are open. A line of many KiB counts as several.
     pub queue: usize,
     pub checkpoint: Checkpoints,
@@ -65,6 +68,8 @@ pub struct Config {
 pub struct Checkpoints {
     /// A line has a checkpoint behind it within this time.
     pub every: Span,
+    /// And before this many lines more.
+    pub lines: u64,
     /// An Ed25519 key (PKCS #8 in PEM), `audit-checkpoint.pem` under `state.directory` where it is not named. Made where there is none,
     /// with its public half beside it.
     pub key: Option<PathBuf>,
@@ -72,7 +77,7 @@ pub struct Checkpoints {
 
 impl Default for Checkpoints {
     fn default() -> Self {
-        Self { every: Span::seconds(60), key: None }
+        Self { every: Span::seconds(60), lines: 10_000, key: None }
     }
 }
 
@@ -99,6 +104,7 @@ impl Default for Config {
             on_full: OnFull::Block,
             wait: Span::seconds(2),
             input: InputDetail::Footprint,
+            allow_drop: false,
             queue: 65_536,
             checkpoint: Checkpoints::default(),
             rotate: None,

@@ -136,6 +136,7 @@ impl Config {
             body_depth: self.policy.limits.depth,
             head: normalise::Limits { header_bytes: self.limits.header_bytes.bytes(), headers: self.limits.headers },
             input_detail: self.audit.input,
+            may_drop: self.audit.allow_drop,
             exchanges_per_identity: self.limits.per_identity.exchanges,
             anomaly: &self.anomaly,
             reassess_every: self.exchanges.reassess_every.0,

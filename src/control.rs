@@ -42,7 +42,7 @@ pub use serve::serve;
 pub use socket::{ControlError, bind};
 pub use status::{
     BundleStatus, DeliveryStatus, EntryStatus, FaultKind, IdentityStatus, ListenerStatus, PolicyStatus, Read, ServiceError,
-    SourceFault, Status, StatusBoard, SvidStatus, Unloaded,
+    SignatureStatus, SourceFault, Status, StatusBoard, SvidStatus, Unloaded,
 };
 
 /// `control`: where operators reach the gate, and who may do what.

@@ -116,6 +116,8 @@ words! {
         /// An anomaly rule fired on it.
         Anomaly = "anomaly",
         NoPolicy = "no_policy",
+        /// A bundle in force was not confirmed by its service for longer than it may go without.
+        PolicyStale = "policy_stale",
         Undefined = "undefined",
         PolicyError = "policy_error",
         PolicyTimeout = "policy_timeout",
@@ -146,6 +148,8 @@ words! {
     Cause {
         Kill = "kill",
         Policy = "policy",
+        /// A bundle in force was not confirmed by its service for longer than it may go without.
+        PolicyStale = "policy_stale",
         /// An anomaly rule fired on it; what a rule kills otherwise is cut by a kill.
         Anomaly = "anomaly",
         NoRoute = "no_route",
@@ -293,7 +297,7 @@ impl Reason {
             Self::BodyTooLarge => 413,
             Self::BodyIncomplete | Self::BodyUnreadable => 400,
             Self::BodyTimeout => 408,
-            Self::NoPolicy | Self::Unsettled | Self::OwnCertificate | Self::Internal => 503,
+            Self::NoPolicy | Self::PolicyStale | Self::Unsettled | Self::OwnCertificate | Self::Internal => 503,
             _ => 403,
         }
     }

@@ -205,6 +205,14 @@ impl Judge {
         self.engine.mask(event, input, result)
     }
 
+    /// Whether the policy keeps a decision out of the record.
+    ///
+    /// # Errors
+    /// It has not said so: its rule failed.
+    pub fn drops(&mut self, event: &serde_json::Value) -> Result<bool, String> {
+        self.engine.drops(event)
+    }
+
     /// Asks about an input document; in an equal question lies an equal answer.
     fn answer(&mut self, entry: usize, input: Value, began: Instant) -> Judgement {
         let generation = self.generation.number;

@@ -66,6 +66,7 @@ struct Families {
     connections_open: IntGaugeVec,
     handshakes: IntCounterVec,
     bundle_last_success: GaugeVec,
+    bundle_stale: IntGaugeVec,
     bundle_failures: IntCounterVec,
     upstream_seconds: HistogramVec,
     upstream_errors: IntCounterVec,
@@ -192,6 +193,11 @@ impl Families {
             bundle_last_success: register.timestamps(
                 "bundle_last_success_timestamp_seconds",
                 "When the bundle was last activated, or found unchanged by its service, in Unix time.",
+                &["bundle"],
+            )?,
+            bundle_stale: register.gauges(
+                "bundle_stale",
+                "1 while the bundle was not confirmed by its service for longer than it may go without, and everything is denied.",
                 &["bundle"],
             )?,
             bundle_failures: register.counters(

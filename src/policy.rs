@@ -188,12 +188,25 @@ pub struct Finding {
     pub message: String,
     /// What to do about it; empty when the message says it all.
     pub hint: String,
+    pub about: About,
+}
+
+/// What a finding is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// What stands in bundles, or in the configuration of them.
+    #[default]
+    Content,
+    /// Who vouches for the bundle of this name.
+    Signature(String),
+    /// That the bundle of this name is older than what was in force.
+    Age(String),
 }
 
 impl Finding {
     /// A finding about a file as a whole.
     pub(crate) fn whole(file: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: 0, column: 0, message: message.into(), hint: hint.into() }
+        Self { file: file.to_owned(), line: 0, column: 0, message: message.into(), hint: hint.into(), about: About::Content }
     }
 }
 
@@ -214,6 +227,21 @@ pub struct Report {
 }
 
 impl Report {
+    /// The bundles whose signatures it is about, and those that are older than what was in force.
+    pub fn signatures_and_ages(&self) -> (Vec<&str>, Vec<&str>) {
+        let (mut signatures, mut ages) = (Vec::new(), Vec::new());
+        for finding in &self.findings {
+            match &finding.about {
+                About::Signature(name) => signatures.push(name.as_str()),
+                About::Age(name) => ages.push(name.as_str()),
+                About::Content => {}
+            }
+        }
+        signatures.dedup();
+        ages.dedup();
+        (signatures, ages)
+    }
+
     /// A report in reading order, each finding once.
     pub(crate) fn sorted(mut findings: Vec<Finding>) -> Self {
         findings.sort();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use schemars::JsonSchema;
@@ -112,7 +113,8 @@ pub async fn reassess(worker: &Rc<Worker>) -> Reassessed {
     for open in worker.open() {
         slice.share().await;
         // What is admitted after the activation was judged by it.
-        if open.exchange().generation() < generation.number && open.exchange().cut.is_admitted() {
+        let judged = open.exchange().generation() == generation.number && !worker.services.stale.load(Ordering::Relaxed);
+        if !judged && open.exchange().cut.is_admitted() {
             found.open += 1;
             found.cut += usize::from(judge(worker, &open));
         }

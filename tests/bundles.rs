@@ -290,6 +290,7 @@ fn a_token_that_is_well_signed_is_still_refused_for_what_it_says() {
         payload
     };
     let header = json!({"alg": "HS256"});
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     for (expected, header, payload) in [
         ("it is signed with MD5", header.clone(), with("/files/0/algorithm", "MD5".into())),
         ("it is signed with SHA-1", header.clone(), with("/files/0/algorithm", "SHA-1".into())),
@@ -298,6 +299,7 @@ fn a_token_that_is_well_signed_is_still_refused_for_what_it_says() {
         ("the signature lists it twice", header.clone(), twice(good.clone())),
         ("payload cannot be read", header.clone(), json!({"scope": "write"})),
         ("`iat` is -1", header.clone(), more("iat", (-1).into())),
+        ("ahead of this machine's clock", header.clone(), more("iat", (now + 360).into())),
         ("marks parts as critical", json!({"alg": "HS256", "crit": ["exp"]}), good.clone()),
     ] {
         put(home, ".signatures.json", &json!({"signatures": [token(&header, &payload, b"a-secret-of-both")]}).to_string());
@@ -309,6 +311,7 @@ fn a_token_that_is_well_signed_is_still_refused_for_what_it_says() {
         read(&home.join("policy"), signing).map(|bundle| bundle.signature.unwrap().key)
     };
     assert_eq!(stands(&good, &header, &signing).unwrap(), "default");
+    assert_eq!(stands(&more("iat", (now + 200).into()), &header, &signing).unwrap(), "default", "clocks differ a little");
     // The key's name: configured, then the header's, then the payload's; none, or one nobody knows, is refused.
     let open = Signing { keyid: None, ..signing.clone() };
     let named = json!({"alg": "HS256", "kid": "default"});

@@ -29,6 +29,24 @@ use crate::proxy::watched::Row;
 use crate::reassess::Reassessed;
 use crate::units::since_epoch;
 
+/// Whose order an activation is.
+#[derive(Clone, Debug)]
+pub(super) enum Ordered {
+    /// A file changed. What an operator went back from stays out.
+    ByItself,
+    /// An operator's; the bundles named may be older than what was in force.
+    ByOperator(Vec<String>),
+}
+
+impl Ordered {
+    fn allowed(self) -> Vec<String> {
+        match self {
+            Self::ByItself => Vec::new(),
+            Self::ByOperator(allowed) => allowed,
+        }
+    }
+}
+
 impl Shared {
     /// Says what stands where.
     pub(super) fn describe(&self, config: &Config, addresses: &Addresses) {
@@ -56,9 +74,12 @@ impl Shared {
         settings: Option<Settings>,
         coming: &Coming,
     ) -> Result<(u64, Vec<String>), Report> {
-        let examined = self.history.examine(config, &policy, coming);
-        let older = examined.map_err(|older| older.count(&self.services.metrics))?;
+        let older = self.history.examine(config, &policy, coming)?;
         for warning in policy.warnings().iter().chain(&unknown::reads(&policy)) {
+            tracing::warn!(%warning, "the policy has a warning");
+        }
+        let ignored = policy.ignored_drop().filter(|_| !config.audit.allow_drop).map(|ignored| ignored.to_string());
+        if let Some(warning) = &ignored {
             tracing::warn!(%warning, "the policy has a warning");
         }
         let publish = |generation| {
@@ -79,6 +100,7 @@ impl Shared {
         }
         tracing::info!(generation, revisions = ?policy.revisions(), "policy in force");
         self.status.in_force(policy, generation, now);
+        self.status.update(|status| status.policy.warnings.extend(ignored));
         Ok((generation, older))
     }
 
@@ -98,16 +120,20 @@ impl Shared {
     }
 
     /// Reads the bundles again and puts them in force, then judges everything open anew. `dry_run` only counts.
-    /// The bundles in `allowed` may be older than what was in force.
     pub(super) async fn activate(
         &self,
         config: &Config,
         workers: &[Handle],
         dry_run: bool,
-        allowed: Vec<String>,
+        by: Ordered,
     ) -> Result<Activated, String> {
         let entries = self.services.settings().entries.clone();
-        let (loading, set) = (config.policy.clone(), self.supply.standing_with(&allowed).unwrap_or_default());
+        let set = match &by {
+            Ordered::ByItself => self.supply.standing(),
+            Ordered::ByOperator(allowed) => self.supply.ordered(allowed),
+        };
+        let allowed = by.allowed();
+        let (loading, set) = (config.policy.clone(), set.unwrap_or_default());
         let given = archives(&set);
         let loaded = blocking(move || Policy::load_with(&loading, &entries, &given)).await?;
         let policy = loaded.map(Arc::new).map_err(|report| self.refused(config, &report, dry_run))?;
@@ -122,6 +148,7 @@ impl Shared {
     async fn stands(&self, config: &Config, set: Set) {
         let (shared, config) = (self.clone(), config.clone());
         let _ = blocking(move || shared.supply.in_force(&config, &set)).await;
+        self.tell_held();
         self.look_at_identity();
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
@@ -134,7 +161,28 @@ impl Shared {
                 "the earlier policy was loaded for routes that ask other rules; put its bundle back and activate it".to_owned()
             );
         }
-        self.switch_to(config, workers, previous, None, Coming::Returned, dry_run).await
+        let left = self.status.read().policy.revisions;
+        let mut activated = self.switch_to(config, workers, previous, None, Coming::Returned, dry_run).await?;
+        if !dry_run {
+            self.status.update(|status| status.policy.rolled_back = true);
+            activated.notes = self.went_back(config).await;
+        }
+        let on_files = config.policy.bundles.iter().filter(|(name, _)| left.get(*name) != activated.revisions.get(*name));
+        activated.notes.extend(on_files.filter_map(|(name, source)| {
+            let path = source.path()?.display();
+            Some(format!("bundle `{name}`: what lies at {path} is newer, and comes into force with the next change or restart"))
+        }));
+        Ok(activated)
+    }
+
+    /// What services gave stays out of force from now on; tells how that stands.
+    async fn went_back(&self, config: &Config) -> Vec<String> {
+        let (shared, config) = (self.clone(), config.clone());
+        let now = since_epoch(SystemTime::now()).as_secs();
+        let notes = blocking(move || shared.supply.went_back(&config, now)).await.unwrap_or_default();
+        self.tell_held();
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        notes
     }
 
     async fn switch_to(
@@ -148,15 +196,14 @@ impl Shared {
     ) -> Result<Activated, String> {
         let revisions: BTreeMap<String, String> = policy.revisions().clone();
         let (generation, older, found) = if dry_run {
-            let older =
-                self.history.examine(config, &policy, &coming).map_err(|older| self.refused(config, &older.report, true))?;
+            let older = self.history.examine(config, &policy, &coming).map_err(|older| self.refused(config, &older, true))?;
             (None, older, self.rehearse(&config.policy.may_kill, workers, policy).await?)
         } else {
             let switched = self.switch(config, workers, policy, settings, coming).await?;
             let (generation, older, found) = switched.map_err(|report| self.refused(config, &report, false))?;
             (Some(generation), older, found)
         };
-        Ok(Activated { generation, open: found.open, cut: found.cut, revisions, older, dry_run })
+        Ok(Activated { generation, open: found.open, cut: found.cut, revisions, older, notes: Vec::new(), dry_run })
     }
 
     /// Puts a policy in force and judges everything open by it. The outer error is the gate's own.
@@ -195,14 +242,23 @@ impl Shared {
     fn refused(&self, config: &Config, report: &Report, dry_run: bool) -> String {
         let text = report.to_string();
         if !dry_run {
-            for bundle in config.policy.bundles.keys() {
-                self.services.metrics.bundle(bundle).failures.of(BundleFailure::Refused).inc();
-            }
+            self.count_refused(config, report);
             tracing::error!(report = %text, "the policy was refused; the last good one judges on");
             let at = since_epoch(SystemTime::now()).as_secs();
             self.status.update(|status| status.policy.last_error = Some(Unloaded { at, report: text.clone() }));
         }
         text
+    }
+
+    /// Counts a policy that was refused: by the bundles whose signature or age it was, or else by all of them, which judge together.
+    pub(super) fn count_refused(&self, config: &Config, report: &Report) {
+        let failed = |bundle: &str, code| self.services.metrics.bundle(bundle).failures.of(code).inc();
+        let (signatures, ages) = report.signatures_and_ages();
+        signatures.iter().for_each(|bundle| failed(bundle, BundleFailure::Signature));
+        ages.iter().for_each(|bundle| failed(bundle, BundleFailure::Rollback));
+        if signatures.is_empty() && ages.is_empty() {
+            config.policy.bundles.keys().for_each(|bundle| failed(bundle, BundleFailure::Refused));
+        }
     }
 
     /// Reads the configuration again; a reload is an activation.

@@ -5,18 +5,19 @@
 //! goes on judging.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use http::HeaderValue;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::Shared;
 use super::change::blocking;
 use super::history::Coming;
 use super::identity::seconds_as_f64;
-use super::supply::{Archive, archives, fetched};
-use super::worker::Handle;
+use super::supply::{Archive, Offer, archives, fetched};
+use super::worker::{Command, Handle};
 use crate::audit::Labels;
 use crate::config::Config;
 use crate::control::{self, BundleStatus, ServiceError, StatusBoard, Unloaded};
@@ -88,12 +89,14 @@ impl Shared {
         let row = |name: &str| {
             let remote = config.policy.bundles.get(name)?.remote()?;
             let (service, resource) = (remote.service.clone(), remote.resource(name));
-            Some(BundleStatus { name: name.to_owned(), service, resource, ..BundleStatus::default() })
+            let max_staleness = remote.max_staleness;
+            Some(BundleStatus { name: name.to_owned(), service, resource, max_staleness, ..BundleStatus::default() })
         };
         let rows: Vec<BundleStatus> = fetched(config).filter_map(row).collect();
         // Counted from the start, so that the first failure is seen.
         rows.iter().for_each(|row| drop(self.services.metrics.bundle(&row.name)));
         self.status.update(|status| status.bundles = rows);
+        self.tell_held();
     }
 
     /// Takes in what came of asking for a bundle once.
@@ -113,6 +116,7 @@ impl Shared {
                     row.error = row.error.take().filter(|_| !confirmed);
                 });
                 if confirmed {
+                    self.confirm(config, &bundle).await;
                     self.services.metrics.bundle(&bundle).last_success.set(seconds_as_f64(now));
                 }
             }
@@ -122,6 +126,7 @@ impl Shared {
                     row.size = bytes.len() as u64;
                 });
                 let result = self.take_over(config, workers, &bundle, Archive { bytes, etag }).await;
+                self.tell_held();
                 let _ = taken.send(result.is_ok());
                 if let Err(Refused { code, report }) = result {
                     self.status.update(|status| {
@@ -131,8 +136,46 @@ impl Shared {
                 }
             }
         }
+        self.look_at_staleness(config, workers);
         self.look_at_identity();
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// What is in force of this bundle is the newest, says its service.
+    async fn confirm(&self, config: &Config, bundle: &str) {
+        let remote = config.policy.bundles.get(bundle).and_then(|source| source.remote());
+        let limit = remote.and_then(|remote| remote.max_staleness);
+        if self.supply.confirmed(bundle, limit) && remote.is_some_and(|remote| remote.persist) {
+            let (shared, bundle) = (self.clone(), bundle.to_owned());
+            let _ = blocking(move || shared.supply.note_confirmed(&bundle)).await;
+        }
+    }
+
+    /// Denies everything while a bundle in force is older than it may be, and cuts what is open; says so once when that changes.
+    pub(super) fn look_at_staleness(&self, config: &Config, workers: &[Handle]) {
+        let stale = self.supply.stale(config);
+        for name in fetched(config) {
+            self.services.metrics.bundle(name).stale.set(i64::from(stale.iter().any(|stale| stale == name)));
+        }
+        self.status.update(|status| status.bundles.iter_mut().for_each(|row| row.stale = stale.contains(&row.name)));
+        let before = self.services.stale.swap(!stale.is_empty(), Ordering::Relaxed);
+        if !before && !stale.is_empty() {
+            tracing::error!(bundles = ?stale, "not confirmed by their services for longer than max_staleness; everything is denied until they are");
+            for worker in workers {
+                // Cut, not waited for: whoever carries the bytes is as busy as it is.
+                let _ = worker.porter.commands.send(Command::Reassess(oneshot::channel().0));
+            }
+        }
+        if before && stale.is_empty() {
+            tracing::info!("every bundle is confirmed by its service again");
+        }
+    }
+
+    /// Says which bundles have a version that is held back.
+    pub(super) fn tell_held(&self) {
+        self.status.update(|status| {
+            status.bundles.iter_mut().for_each(|row| row.held_since = self.supply.held_since(&row.name));
+        });
     }
 
     /// Puts a new archive in force, together with what the other bundles are; or keeps it until the others have come as well.
@@ -140,10 +183,20 @@ impl Shared {
         let Some(source) = config.policy.bundles.get(bundle).cloned() else { return Ok(()) };
         let (name, alone) = (bundle.to_owned(), Archives::from([(bundle.to_owned(), archive.bytes.clone())]));
         let read = blocking(move || source.read(&name, &alone).map(drop)).await;
-        let malformed = |report: String| Refused { code: BundleFailure::Malformed, report };
-        read.map_err(malformed)?.map_err(|findings| malformed(Report::sorted(findings).to_string()))?;
+        let unread = |report: Report| {
+            let unsigned = !report.signatures_and_ages().0.is_empty();
+            let code = if unsigned { BundleFailure::Signature } else { BundleFailure::Malformed };
+            Refused { code, report: report.to_string() }
+        };
+        let failed = |report: String| Refused { code: BundleFailure::Malformed, report };
+        read.map_err(failed)?.map_err(|findings| unread(Report::sorted(findings)))?;
 
-        let sets = self.supply.offer(bundle, archive);
+        let Offer::Sets(sets) = self.supply.offer(bundle, archive) else {
+            tracing::info!(bundle, "the service gives what an operator went back from; it stays out of force");
+            self.confirm(config, bundle).await;
+            self.row(bundle, |row| row.error = None);
+            return Ok(());
+        };
         if sets.is_empty() {
             tracing::info!(bundle, "the bundle was fetched; it waits for the others");
             self.row(bundle, |row| row.error = None);
@@ -152,25 +205,32 @@ impl Shared {
         for set in sets {
             match self.enact(config, workers, archives(&set)).await {
                 Ok(()) => {
+                    self.confirm(config, bundle).await;
                     let (shared, config) = (self.clone(), config.clone());
                     let new = blocking(move || shared.supply.in_force(&config, &set)).await.unwrap_or_default();
                     new.iter().for_each(|name| self.row(name, |row| row.error = None));
                     self.row(bundle, |row| row.error = None);
                     return Ok(());
                 }
-                Err(report) => refused = Err(Refused { code: BundleFailure::Refused, report }),
+                Err(refusal) => refused = Err(refusal),
             }
         }
         refused
     }
 
     /// Loads a policy and puts it in force, and judges everything open by it.
-    async fn enact(&self, config: &Config, workers: &[Handle], archives: Archives) -> Result<(), String> {
+    async fn enact(&self, config: &Config, workers: &[Handle], archives: Archives) -> Result<(), Refused> {
+        let failed = |report: String| Refused { code: BundleFailure::Refused, report };
+        let refused = |report: Report| {
+            let older = !report.signatures_and_ages().1.is_empty();
+            let code = if older { BundleFailure::Rollback } else { BundleFailure::Refused };
+            Refused { code, report: report.to_string() }
+        };
         let (loading, entries) = (config.policy.clone(), self.services.settings().entries.clone());
-        let loaded = blocking(move || Policy::load_with(&loading, &entries, &archives)).await?;
-        let policy = loaded.map_err(|report| report.to_string())?;
-        let switched = self.switch(config, workers, Arc::new(policy), None, Coming::new()).await?;
-        switched.map(drop).map_err(|report| report.to_string())
+        let loaded = blocking(move || Policy::load_with(&loading, &entries, &archives)).await.map_err(failed)?;
+        let policy = loaded.map_err(refused)?;
+        let switched = self.switch(config, workers, Arc::new(policy), None, Coming::new()).await.map_err(failed)?;
+        switched.map(drop).map_err(refused)
     }
 
     fn bundle_failed(&self, bundle: &str, code: BundleFailure, message: &str, http_code: Option<u16>) {

@@ -1,16 +1,14 @@
 //! Signed bundles do not go back: what was in force, kept under `state.directory`, and asked before anything comes into force.
 //!
-//! In: a policy that was loaded, what an operator allows by name. Out: that it may come into force, or a report and a count in the
-//! metrics. What must stay true: what is about to be in force is on the disk before it is, so that no crash forgets it; and where
+//! In: a policy that was loaded, what an operator allows by name. Out: that it may come into force, or a report. What must stay true: what is about to be in force is on the disk before it is, so that no crash forgets it; and where
 //! that cannot be written, the last good policy stays.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::AppError;
 use crate::config::Config;
-use crate::metrics::{BundleFailure, Metrics};
 use crate::policy::rollback::{Memory, Way};
-use crate::policy::{Finding, Policy, Report};
+use crate::policy::{About, Finding, Policy, Report};
 use crate::store::Store;
 
 /// How a policy comes into force.
@@ -26,23 +24,6 @@ impl Coming {
     /// Read, and nothing is allowed by name.
     pub(super) const fn new() -> Self {
         Self::Loaded(Vec::new())
-    }
-}
-
-/// What may not come back.
-#[derive(Debug)]
-pub(super) struct Older {
-    pub(super) report: Report,
-    bundles: Vec<String>,
-}
-
-impl Older {
-    /// Counts what was refused, once it was more than a rehearsal.
-    pub(super) fn count(self, metrics: &Metrics) -> Report {
-        for name in &self.bundles {
-            metrics.bundle(name).failures.of(BundleFailure::Rollback).inc();
-        }
-        self.report
     }
 }
 
@@ -67,10 +48,10 @@ impl History {
     ///
     /// # Errors
     /// One of them may not.
-    pub(super) fn examine(&self, config: &Config, policy: &Policy, coming: &Coming) -> Result<Vec<String>, Older> {
+    pub(super) fn examine(&self, config: &Config, policy: &Policy, coming: &Coming) -> Result<Vec<String>, Report> {
         let Coming::Loaded(named) = coming else { return Ok(Vec::new()) };
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (mut findings, mut allowed, mut bundles) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut findings, mut allowed) = (Vec::new(), Vec::new());
         for name in named.iter().filter(|name| !config.policy.bundles.contains_key(*name)) {
             findings.push(Finding::whole(&format!("policy.bundles.{name}"), "there is no bundle of that name to allow", ""));
         }
@@ -84,17 +65,17 @@ impl History {
                 allowed.push(name.clone());
                 continue;
             }
-            bundles.push(name.clone());
-            findings.push(Finding::whole(
+            let older = Finding::whole(
                 &format!("policy.bundles.{name}"),
                 format!("revision `{revision}` is older than what was in force: {why}"),
                 format!(
                     "sign it anew if it shall come back, or allow it by name: `portcullis policy activate --allow-rollback {name}`, or \
                      `signing: {{allow_rollback_to: {revision}}}`"
                 ),
-            ));
+            );
+            findings.push(Finding { about: About::Age(name.clone()), ..older });
         }
-        if findings.is_empty() { Ok(allowed) } else { Err(Older { report: Report::sorted(findings), bundles }) }
+        if findings.is_empty() { Ok(allowed) } else { Err(Report::sorted(findings)) }
     }
 
     /// Keeps what is about to be in force.

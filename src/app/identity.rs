@@ -153,7 +153,8 @@ impl Shared {
         if !before && identified {
             tracing::info!(not_after = identity.not_after(), "the gate has a valid SVID again");
         }
-        let ready = identified && self.bench.policy().is_some() && self.status.is_standing();
+        let stale = self.services.stale.load(Ordering::Relaxed);
+        let ready = identified && self.bench.policy().is_some() && !stale && self.status.is_standing();
         if self.services.ready.swap(ready, Ordering::Relaxed) != ready {
             self.status.update(|status| status.ready = ready);
         }
@@ -216,6 +217,9 @@ pub(super) fn why_not_ready(status: &Status) -> String {
     }
     if let Some(bundle) = status.bundles.iter().find(|row| row.active_revision.is_none()) {
         return format!("there is no policy: bundle `{}` was fetched and is not in force", bundle.name);
+    }
+    if let Some(bundle) = status.bundles.iter().find(|row| row.stale) {
+        return format!("the policy is stale: bundle `{}` was not confirmed by its service for too long", bundle.name);
     }
     let why = match (&status.svid, status.identity.fault.as_ref().map(|fault| fault.kind)) {
         (Some(svid), _) if svid.not_after < seconds_now() => "the gate's SVID has expired",

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::accept::{Accepting, Porter};
-use super::change::exchanges;
+use super::change::{Ordered, exchanges};
 use super::deliver::Delivering;
 use super::fetch;
 use super::identity::why_not_ready;
@@ -264,11 +264,10 @@ impl Gate {
         match order {
             Order::Activate { dry_run, allow_rollback, reply } => {
                 let taken = self.bundles();
-                let answer = self.parts.activate(&self.config, &self.workers, dry_run, allow_rollback).await;
+                let answer = self.parts.activate(&self.config, &self.workers, dry_run, Ordered::ByOperator(allow_rollback)).await;
                 if !dry_run {
                     bundles.take(taken);
-                    // Only then: what takes rights away waits for no trial.
-                    self.look_at_shadow(true).await;
+                    self.look_at_shadow(true);
                 }
                 let _ = reply.send(answer);
             }
@@ -285,19 +284,19 @@ impl Gate {
         // Where a bundle is yet to be fetched, these are read when it comes.
         if bundles.changed(self.bundles()) && self.parts.supply.standing().is_some() {
             // What is wrong with it is in the log, the metrics and the status; nobody waits here for an answer.
-            let _ = self.parts.activate(&self.config, &self.workers, false, Vec::new()).await;
+            let _ = self.parts.activate(&self.config, &self.workers, false, Ordered::ByItself).await;
         }
-        self.look_at_shadow(false).await;
+        self.look_at_shadow(false);
         if certificates.changed(self.certificates()) {
             self.parts.reload_identity(&self.config, &self.workers);
         }
     }
 
     /// Takes up a shadow whose bundles changed; an order waits for nobody who may still be writing.
-    async fn look_at_shadow(&mut self, ordered: bool) {
+    fn look_at_shadow(&mut self, ordered: bool) {
         let now = shadows_of(&self.config);
         if self.shadows.changed(now.clone()) || (ordered && self.shadows.changed(now)) {
-            self.parts.follow_shadow(&self.config).await;
+            self.parts.follow_shadow(&self.config.policy);
         }
     }
 
@@ -308,7 +307,7 @@ impl Gate {
             self.config = new;
             bundles.take(self.bundles());
             self.shadows.take(shadows_of(&self.config));
-            self.parts.follow_shadow(&self.config).await;
+            self.parts.follow_shadow(&self.config.policy);
             certificates.take(self.certificates());
         }
     }
@@ -318,6 +317,7 @@ impl Gate {
         services.door.sweep(now);
         services.sessions.sweep(now);
         services.metrics.sessions_open.set(i64::try_from(services.sessions.len()).unwrap_or(i64::MAX));
+        self.parts.look_at_staleness(&self.config, &self.workers);
         self.parts.look_at_identity();
     }
 

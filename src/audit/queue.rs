@@ -15,6 +15,8 @@ const FULL_BATCH: usize = 64 * 1024;
 const TICK: Duration = Duration::from_millis(50);
 /// The record tells of losses at most this often.
 const LOSSES_EVERY: Duration = Duration::from_secs(1);
+/// And of what was dropped on purpose: a line a second about lines nobody wanted would be no fewer lines.
+const DROPS_EVERY: Duration = Duration::from_secs(10);
 /// A buffer that an outage made larger than this is given back to the system.
 const KEPT_BUFFER: usize = 1024 * 1024;
 
@@ -137,11 +139,13 @@ impl Queue {
     /// Counts what the record will lack.
     pub(super) fn lose(&self, losses: Losses) {
         let mut state = self.state();
+        let waiting = state.losses.every();
         state.losses.lost += losses.lost;
         state.losses.refused += losses.refused;
         state.losses.torn += losses.torn;
         state.losses.undelivered += losses.undelivered;
-        if state.writer == WriterState::FirstLine {
+        state.losses.dropped += losses.dropped;
+        if state.losses.every() != waiting && state.writer == WriterState::FirstLine {
             state.writer = WriterState::Busy;
             self.ready.notify_one();
         }
@@ -215,6 +219,17 @@ impl Queue {
     }
 }
 
+impl Losses {
+    /// How often they are told; `None` without any.
+    fn every(&self) -> Option<Duration> {
+        match self {
+            Self { lost: 0, refused: 0, torn: 0, undelivered: 0, dropped: 0 } => None,
+            Self { lost: 0, refused: 0, torn: 0, undelivered: 0, dropped: _ } => Some(DROPS_EVERY),
+            Self { .. } => Some(LOSSES_EVERY),
+        }
+    }
+}
+
 impl State {
     /// How long there is nothing to do: `None` when there is something now, `Some(None)` until woken.
     #[expect(clippy::option_option, reason = "the outer one is whether to wait, the inner one for how long")]
@@ -223,7 +238,7 @@ impl State {
             return None;
         }
         let tick = self.waiting.since.map(|since| since + TICK);
-        let telling = (self.losses != Losses::default()).then(|| self.losses_told.map_or(now, |told| told + LOSSES_EVERY));
+        let telling = self.losses.every().map(|every| self.losses_told.map_or(now, |told| told + every));
         let Some(due) = [tick, telling, due].into_iter().flatten().min() else { return Some(None) };
         match due.saturating_duration_since(now) {
             Duration::ZERO => None,
@@ -232,8 +247,9 @@ impl State {
     }
 
     fn losses_to_tell(&mut self, now: Instant) -> Option<Losses> {
-        let due = self.closing.is_some() || self.losses_told.is_none_or(|told| now.saturating_duration_since(told) >= LOSSES_EVERY);
-        if self.losses == Losses::default() || !due {
+        let every = self.losses.every()?;
+        let due = self.closing.is_some() || self.losses_told.is_none_or(|told| now.saturating_duration_since(told) >= every);
+        if !due {
             return None;
         }
         self.losses_told = Some(now);

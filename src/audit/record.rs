@@ -112,6 +112,8 @@ pub struct Core<'a> {
     /// `None`: still open when the line was written; a closing line follows.
     pub ending: Option<Ending>,
     pub cause: Option<Cause>,
+    /// The standing kill that refused or cut it, or that it asked for itself. The kill of one exchange stands for nothing and has none.
+    pub kill: Option<uuid::Uuid>,
     pub phase: Option<Phase>,
     /// Names of the edits that were made.
     pub edits: &'a [String],
@@ -177,6 +179,8 @@ pub struct Closing<'a> {
     pub duration: Option<Duration>,
     pub ending: Ending,
     pub cause: Option<Cause>,
+    /// The standing kill that cut it.
+    pub kill: Option<uuid::Uuid>,
     /// The generation it was last judged by.
     pub generation: Option<u64>,
     /// Names of the anomaly rules that fired on it from its beginning to its end.
@@ -210,6 +214,8 @@ pub(super) struct Losses {
     pub(super) refused: u64,
     /// Lines an earlier run left unfinished at the file's end.
     pub(super) torn: u64,
+    /// Decisions the policy keeps out, as `audit.allow_drop` lets it.
+    pub(super) dropped: u64,
     /// Lines that are here, and that the service for decision logs never got.
     pub(super) undelivered: u64,
 }

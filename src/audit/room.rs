@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use prometheus::{Gauge, IntCounter};
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::chain::Chain;
 use super::checkpoint::Signer;
@@ -42,8 +42,17 @@ thread_local! {
 #[derive(Clone, Debug)]
 pub struct Audit {
     shared: Arc<Shared>,
-    /// How many lines are durable; ends when the writer does.
-    durable: watch::Receiver<u64>,
+    /// How far the record has come; ends when the writer does.
+    durable: watch::Receiver<Reached>,
+}
+
+/// How far the record has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Lines that are as durable as configured.
+    pub(super) lines: u64,
+    /// The file has taken nothing for so long that nobody waits for it.
+    pub(super) broken: bool,
 }
 
 /// What the record counts, as handles of whoever keeps the metrics.
@@ -52,6 +61,7 @@ pub struct AuditMetrics {
     pub written: IntCounter,
     pub lost: IntCounter,
     pub refused: IntCounter,
+    pub dropped: IntCounter,
     pub lag: Gauge,
 }
 
@@ -97,6 +107,8 @@ pub enum Full {
     Queue(Span),
     #[error("the record's file did not take the decision within {0}; look at the disk's space and health")]
     File(Span),
+    #[error("the record's file takes nothing; look at the disk's space and health")]
+    Broken,
     #[error("the record is closed: the gate is shutting down")]
     Closed,
 }
@@ -121,7 +133,7 @@ impl Audit {
         let sink = Sink::open(&config.file)?;
         let last = sink.last_line().map_err(|source| AuditError::Tail { path: config.file.clone(), source })?;
         let chain = Chain::after(last.as_deref());
-        let (durable_sender, durable) = watch::channel(0);
+        let (durable_sender, durable) = watch::channel(Reached::default());
         let shared = Arc::new(Shared {
             queue: Queue::default(),
             room: Semaphore::new(config.queue.clamp(SMALLEST_QUEUE, Semaphore::MAX_PERMITS)),
@@ -134,13 +146,8 @@ impl Audit {
             metrics,
             failing: AtomicBool::new(false),
         });
-        let writer = Writer::new(
-            Arc::clone(&shared),
-            sink,
-            durable_sender,
-            Seal::new(chain, signer, config.checkpoint.every),
-            config.rotate,
-        );
+        let writer =
+            Writer::new(Arc::clone(&shared), sink, durable_sender, Seal::new(chain, signer, &config.checkpoint), config.rotate);
         Ok((Self { shared, durable }, writer))
     }
 
@@ -160,11 +167,15 @@ impl Audit {
             (Ok(found), _) => Ok(found),
             (Err(_), _) if room.is_closed() => Err(Full::Closed),
             (Err(_), OnFull::Drop) => return Ok(Permit { audit: self.clone(), kept: 0, lossy: true }),
-            (Err(_), OnFull::Block) => match timeout(self.shared.wait.0, room.acquire_many(lines)).await {
-                Ok(Ok(found)) => Ok(found),
-                Ok(Err(_)) => Err(Full::Closed),
-                Err(_) => Err(Full::Queue(self.shared.wait)),
-            },
+            (Err(_), OnFull::Block) => {
+                let mut reached = self.durable.clone();
+                tokio::select! {
+                    biased;
+                    found = room.acquire_many(lines) => found.map_err(|_| Full::Closed),
+                    Ok(_) = reached.wait_for(|reached| reached.broken) => Err(Full::Broken),
+                    () = sleep(self.shared.wait.0) => Err(Full::Queue(self.shared.wait)),
+                }
+            }
         };
         match found {
             Ok(found) => {
@@ -209,6 +220,12 @@ impl Audit {
             Some(_) => room.forget(),
             None => self.shared.lose(1),
         }
+    }
+
+    /// Counts a decision that the policy keeps out of the record.
+    pub fn dropped(&self) {
+        self.shared.metrics.dropped.inc();
+        self.shared.queue.lose(Losses { dropped: 1, ..Losses::default() });
     }
 
     /// Tells in the record that so many of its lines were not delivered to the service that collects them.
@@ -316,7 +333,9 @@ impl Ack {
         if shared.on_full == OnFull::Drop && shared.failing.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let result = match timeout(shared.wait.0, self.audit.durable.wait_for(|durable| *durable >= number.get())).await {
+        let settled = self.audit.durable.wait_for(|reached| reached.lines >= number.get() || reached.broken);
+        let result = match timeout(shared.wait.0, settled).await {
+            Ok(Ok(reached)) if reached.lines < number.get() => Err(Full::Broken),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Full::Closed),
             Err(_) => Err(Full::File(shared.wait)),

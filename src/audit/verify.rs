@@ -17,6 +17,8 @@ use super::checkpoint::PublicKey;
 
 /// No line is longer: bodies are bounded.
 const LONGEST: u64 = 256 * 1024 * 1024;
+/// In each line of the writer's own that is looked into.
+const OF_ITSELF: [&str; 2] = ["\"kind\":\"checkpoint\"", "\"kind\":\"loss\""];
 
 /// What holds of a record.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,6 +38,9 @@ pub struct Summary {
     pub unchained: u64,
     /// Bytes of a line at the end that is not whole.
     pub torn_bytes: u64,
+    /// What the record itself says that it lacks: lines lost, and decisions the policy kept out as the operator lets it.
+    pub lost: u64,
+    pub dropped: u64,
 }
 
 /// The first line that is not as it was written.
@@ -81,18 +86,33 @@ struct Body {
     seq: Option<u64>,
     hash: Option<String>,
     signature: Option<String>,
+    #[serde(default)]
+    lost: u64,
+    #[serde(default)]
+    dropped: u64,
 }
 
 impl Expected {
     /// Reads a checkpoint line; `None`: it is none.
     pub fn of(line: &str) -> Option<Self> {
-        checkpoint(line.trim().as_bytes())
+        body(line.trim().as_bytes()).and_then(Self::read)
+    }
+
+    fn read(body: Body) -> Option<Self> {
+        let body = Some(body).filter(|body| body.kind == "checkpoint")?;
+        Some(Self { seq: body.seq?, hash: body.hash?, signature: body.signature? })
     }
 }
 
-fn checkpoint(line: &[u8]) -> Option<Expected> {
-    let body = serde_json::from_slice::<Line>(line).ok()?.portcullis.filter(|body| body.kind == "checkpoint")?;
-    Some(Expected { seq: body.seq?, hash: body.hash?, signature: body.signature? })
+fn body(line: &[u8]) -> Option<Body> {
+    serde_json::from_slice::<Line>(line).ok()?.portcullis
+}
+
+/// The gate's part of a line that the record tells of itself. Others, nearly all there are, are not read as JSON for it.
+fn of_itself(line: &[u8]) -> Option<Body> {
+    let text = std::str::from_utf8(line).ok()?;
+    OF_ITSELF.iter().any(|kind| text.contains(kind)).then_some(())?;
+    body(line)
 }
 
 /// Checks the files of a record.
@@ -193,7 +213,9 @@ impl Walk<'_> {
             return Err(self.broken(Some(line), "it was changed: its hash is not the hash of its bytes".to_owned()));
         }
         self.follows(&link).map_err(|why| self.broken(Some(line), why))?;
-        self.checkpoint(line, &link).map_err(|why| self.broken(Some(line), why))?;
+        let body = of_itself(line);
+        let (lost, dropped) = body.as_ref().filter(|body| body.kind == "loss").map_or((0, 0), |body| (body.lost, body.dropped));
+        self.checkpoint(body, &link).map_err(|why| self.broken(Some(line), why))?;
         if let Some(expected) = self.expected.iter().find(|expected| expected.seq == link.seq)
             && expected.hash != link.hash
         {
@@ -202,6 +224,8 @@ impl Walk<'_> {
             return Err(self.broken(Some(line), why.to_owned()));
         }
         let summary = &mut self.summary;
+        summary.lost = summary.lost.saturating_add(lost);
+        summary.dropped = summary.dropped.saturating_add(dropped);
         summary.records += 1;
         summary.first = summary.first.or(Some(link.seq));
         summary.last = Some(link.seq);
@@ -242,9 +266,8 @@ impl Walk<'_> {
         }
     }
 
-    fn checkpoint(&mut self, line: &[u8], link: &Link<'_>) -> Result<(), String> {
-        let mentions = std::str::from_utf8(line).is_ok_and(|text| text.contains("\"kind\":\"checkpoint\""));
-        let Some(found) = mentions.then(|| checkpoint(line)).flatten() else { return Ok(()) };
+    fn checkpoint(&mut self, body: Option<Body>, link: &Link<'_>) -> Result<(), String> {
+        let Some(found) = body.and_then(Expected::read) else { return Ok(()) };
         if found.seq.checked_add(1) != Some(link.seq) || found.hash != link.prev {
             return Err("it is a checkpoint of another record than the one before it".to_owned());
         }

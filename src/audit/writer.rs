@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::outbox::Outbox;
 use super::queue::{Batch, Pause, Room};
 use super::record::{Loss, Losses, encode_own};
-use super::room::Shared;
+use super::room::{Reached, Shared};
 use super::seal::Seal;
 use super::sink::Sink;
 use super::{Durability, Rotate};
@@ -24,15 +24,17 @@ use super::{Durability, Rotate};
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// A pipe that is full is looked at again soon: its reader is at work.
 const FULL_PIPE: Backoff = Backoff { first: Duration::from_millis(1), last: Duration::from_millis(20) };
-/// A disk recovers in seconds; one try a second costs nothing and delays nobody for long.
-const ERROR: Backoff = Backoff { first: Duration::from_millis(20), last: Duration::from_secs(1) };
+/// Two tries a second cost nothing, and a disk that has space again is in use within one.
+const ERROR: Backoff = Backoff { first: Duration::from_millis(20), last: Duration::from_millis(500) };
+/// A file that has taken nothing for this long is not waited for: who waits is refused at once, until it takes a line again.
+const BROKEN_AFTER: Duration = Duration::from_millis(500);
 
 /// The record's side of the queue; give it a thread.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
     sink: Sink,
-    durable: watch::Sender<u64>,
+    durable: watch::Sender<Reached>,
     seal: Seal,
     rotate: Option<Rotate>,
     /// Where lines go on from here, once the file has them.
@@ -47,7 +49,13 @@ struct Backoff {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, sink: Sink, durable: watch::Sender<u64>, seal: Seal, rotate: Option<Rotate>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        sink: Sink,
+        durable: watch::Sender<Reached>,
+        seal: Seal,
+        rotate: Option<Rotate>,
+    ) -> Self {
         Self { shared, sink, durable, seal, rotate, outbox: None, torn: Vec::new() }
     }
 
@@ -103,6 +111,7 @@ impl Writer {
         let mut failures = 0;
         let mut begun = false;
         let mut told = false;
+        let mut failing_since = None;
         while let Err(error) = self.write_some(batch, &mut begun, &mut failures) {
             if error.kind() == io::ErrorKind::Interrupted {
                 continue;
@@ -112,6 +121,10 @@ impl Writer {
             self.shared.failing.store(true, Ordering::Relaxed);
             if !full_pipe && !std::mem::replace(&mut told, true) {
                 tracing::error!(path = %self.sink.path().display(), %error, "the record cannot be written; it is tried again");
+            }
+            let since: Instant = *failing_since.get_or_insert_with(Instant::now);
+            if !full_pipe && since.elapsed() >= BROKEN_AFTER {
+                self.durable.send_if_modified(|reached| !std::mem::replace(&mut reached.broken, true));
             }
             if self.sink.loses_its_place(&error) {
                 batch.rewind();
@@ -134,6 +147,7 @@ impl Writer {
             failures += 1;
         }
         self.shared.failing.store(false, Ordering::Relaxed);
+        self.durable.send_if_modified(|reached| std::mem::replace(&mut reached.broken, false));
         if told {
             tracing::info!(path = %self.sink.path().display(), "the record is written again");
         }
@@ -172,7 +186,7 @@ impl Writer {
         self.sink.settle(settled.bytes);
         self.shared.settle(settled);
         if settled.pushed > 0 {
-            self.durable.send_modify(|durable| *durable += settled.pushed);
+            self.durable.send_modify(|reached| reached.lines += settled.pushed);
         }
     }
 

@@ -81,7 +81,11 @@ fn check(arguments: &Arguments) -> Result<Findings, Failure> {
     let fetched = fetched(&config)?;
     // Bundles are checked as a set, as they judge; where one is not here, each that is by itself, and nothing about their rules.
     let policy = if fetched.iter().all(|bundle| bundle.kept) {
-        PolicyStatus::new(&judging::load(&config, &settings.entries)?, 0, 0)
+        let loaded = judging::load(&config, &settings.entries)?;
+        let ignored = loaded.ignored_drop().filter(|_| !config.audit.allow_drop).map(|ignored| ignored.to_string());
+        let mut policy = PolicyStatus::new(&loaded, 0, 0);
+        policy.warnings.extend(ignored);
+        policy
     } else {
         judging::read_each(&config)?;
         PolicyStatus::default()
@@ -238,7 +242,8 @@ mod tests {
         let told = words(&check(&arguments).unwrap());
         assert!(told.contains("bundle authz from service acme (bundles/authz): not fetched by `check`"), "{told}");
         assert!(told.contains("ok: ") && told.contains(", 0 bundles,"), "{told}");
-        crate::store::bundles::write(&folder.path().join("state"), "authz", b"no archive", None).unwrap();
+        let kept = crate::store::bundles::Kept { archive: b"no archive".to_vec(), ..Default::default() };
+        crate::store::bundles::write(&folder.path().join("state"), "authz", &kept).unwrap();
         let failure = check(&arguments).unwrap_err();
         assert!(failure.code == 64 && failure.to_string().contains("acme:bundles/authz: not a gzip archive"), "{failure}");
     }

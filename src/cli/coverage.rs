@@ -143,6 +143,7 @@ fn rule(claim: &Claim, counted: &BTreeSet<Definition>, held: &BTreeMap<Definitio
             column: 1,
             message: "controls are claimed before something that is no rule a test can reach".to_owned(),
             hint: "put the annotation right before a rule that is no default".to_owned(),
+            about: crate::policy::About::Content,
         };
         return Err(Report { findings: vec![finding] });
     };

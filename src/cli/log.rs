@@ -116,6 +116,8 @@ pub(super) struct End {
     /// `None`: still open.
     pub(super) ending: Option<String>,
     pub(super) cause: Option<String>,
+    /// The standing kill that refused or cut it.
+    pub(super) kill: Option<String>,
     /// Names of the anomaly rules that fired.
     pub(super) anomaly: Vec<String>,
 }
@@ -151,6 +153,8 @@ pub(super) struct Losses {
     pub(super) lost: u64,
     pub(super) refused: u64,
     pub(super) torn: u64,
+    /// By the policy, as the operator lets it.
+    pub(super) dropped: u64,
 }
 
 impl Core {

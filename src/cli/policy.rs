@@ -9,6 +9,7 @@ use super::check::entry_text;
 use super::client::Remote;
 use super::coverage;
 use super::failure::Failure;
+use super::status::signature;
 use super::table::{clean, count, moment};
 use crate::control::answers::{ActivateRequest, Activated, PolicyAnswer, PolicyStatus, RollbackRequest};
 
@@ -88,6 +89,9 @@ fn order(path: &str, request: &impl Serialize, change: &Change, outer: &Remote) 
             let older = if done.older.contains(bundle) { ", older than what was in force and let back by name" } else { "" };
             text = format!("{text}\n  {} {}{older}", clean(bundle), clean(revision));
         }
+        for note in &done.notes {
+            text = format!("{text}\n{}", clean(note));
+        }
         text
     })
 }
@@ -103,10 +107,16 @@ fn words(answer: PolicyAnswer) -> String {
 
 fn told(policy: PolicyStatus, none: &str) -> Vec<String> {
     let mut parts = vec![match policy.generation {
+        0 if policy.loading => "loading".to_owned(),
         0 => none.to_owned(),
-        generation => format!("generation {generation} since {}", moment(policy.activated_at)),
+        generation => {
+            let back = if policy.rolled_back { ", by a rollback" } else { "" };
+            format!("generation {generation} since {}{back}", moment(policy.activated_at))
+        }
     }];
-    let revisions = policy.revisions.iter().map(|(bundle, revision)| format!("bundle {} {}", clean(bundle), clean(revision)));
+    let signed = |bundle: &String| policy.signatures.get(bundle).map_or_else(String::new, |it| format!(", {}", signature(it)));
+    let revisions =
+        policy.revisions.iter().map(|(bundle, revision)| format!("bundle {} {}{}", clean(bundle), clean(revision), signed(bundle)));
     parts.extend(revisions);
     parts.extend(policy.entries.iter().map(|entry| format!("\n{}", entry_text(entry))));
     parts.extend(policy.warnings.iter().flat_map(|warning| warning.lines()).map(|line| format!("warning: {}", clean(line))));

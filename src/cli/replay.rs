@@ -29,7 +29,9 @@ hashed, a body, the clock. `audit.input: head` records every header, `full` bodi
 absent where the policy that judged then is at hand (the new bundle or the configuration's, told by a revision that is a digest) and
 read the same path.
 
-Exit code: 0 every decision stays, 1 one would change or is unknown or none was found, 64 bundle, log or configuration are not right.")]
+Decisions that the policy's drop rule kept out of the record are in no log, and neither is what was lost: both are counted and told.
+
+Exit code: 0 every recorded decision stays, 1 one would change or is unknown or none was found, 64 bundle, log or configuration are not right.")]
 pub(super) struct Arguments {
     /// Files of the record; .gz as well.
     #[arg(required = true, value_name = "LOG")]
@@ -52,9 +54,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut courts = Courts::new(arguments.config.as_deref(), &arguments.bundle, arguments.trust_revisions)?;
     let mut tally = Tally::default();
     let met = log::each(&arguments.files, |line| {
-        if let Body::Decision(core) = &line.body {
-            let outcome = compare(&mut courts, line, core)?;
-            tally.add(line, core, outcome);
+        match &line.body {
+            Body::Decision(core) => {
+                let outcome = compare(&mut courts, line, core)?;
+                tally.add(line, core, outcome);
+            }
+            Body::Loss(losses) => tally.lacks(losses),
+            Body::Closing(_) | Body::Control(_) | Body::Checkpoint(_) | Body::Other => {}
         }
         Ok(())
     })?;

@@ -8,7 +8,7 @@ use super::client::Remote;
 use super::failure::Failure;
 use super::table::{ago, clean, count, moment, or_dash, pairs};
 use crate::control::answers::StatusAnswer;
-use crate::control::{BundleStatus, DeliveryStatus, FaultKind, IdentityStatus, ServiceError};
+use crate::control::{BundleStatus, DeliveryStatus, FaultKind, IdentityStatus, ServiceError, SignatureStatus};
 use crate::units::since_epoch;
 
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ fn at(seconds: u64) -> String {
 /// A bundle that a service gives, and what is wrong with that.
 fn bundle(row: &BundleStatus) -> String {
     let revision = row.active_revision.as_deref().unwrap_or("none");
-    let text = format!(
+    let mut text = format!(
         "bundle {} from service {} ({}): {} in force since {}, last given or confirmed {}",
         clean(&row.name),
         clean(&row.service),
@@ -49,6 +49,17 @@ fn bundle(row: &BundleStatus) -> String {
         at(row.last_successful_activation),
         at(row.last_successful_request),
     );
+    if let Some(limit) = row.max_staleness.filter(|_| row.stale) {
+        text =
+            format!("{text}\n  stale: not confirmed by its service for {limit} (max_staleness); everything is denied until it is");
+    }
+    if let Some(since) = row.held_since {
+        text = format!(
+            "{text}\n  held: what the service gives was left by a rollback at {}; it stays out until the service gives another or \
+             `portcullis policy activate` takes it",
+            moment(since)
+        );
+    }
     text + &trouble(row.error.as_ref())
 }
 
@@ -71,6 +82,12 @@ fn trouble(error: Option<&ServiceError>) -> String {
     format!("\n  since {}:{}", moment(error.since), lines.collect::<String>())
 }
 
+/// Who vouches for a bundle.
+pub(super) fn signature(signed: &SignatureStatus) -> String {
+    let at = signed.issued_at.map_or_else(|| "no time is said".to_owned(), moment);
+    format!("signed by {} ({}), {at}", clean(&signed.key), clean(&signed.algorithm))
+}
+
 fn seconds_now() -> u64 {
     since_epoch(SystemTime::now()).as_secs()
 }
@@ -82,15 +99,20 @@ fn words(status: StatusAnswer) -> String {
         (false, false) => "not ready",
     };
     let listeners = status.listeners.iter().map(|listener| format!("{} on {}", listener.name, listener.address));
-    let revisions = status.revisions.iter().map(|(bundle, revision)| format!("{bundle} {revision}"));
+    let signed = |bundle: &String| status.signatures.get(bundle).map_or_else(String::new, |it| format!(", {}", signature(it)));
+    let revisions = status.revisions.iter().map(|(bundle, revision)| format!("{bundle} {revision}{}", signed(bundle)));
     let identity = status.svid.as_ref().map(|svid| match svid.not_after.checked_sub(seconds_now()) {
         Some(left) => format!("{} until {}, {} from now", svid.spiffe_id, moment(svid.not_after), ago(left)),
         None => format!("{}, expired at {}", svid.spiffe_id, moment(svid.not_after)),
     });
     let source = source(&status.identity);
-    let shadow = status.shadow.as_ref().map(|shadow| match shadow.generation {
-        0 => "none could be loaded".to_owned(),
-        generation => format!("generation {generation} since {}, without effect", moment(shadow.activated_at)),
+    let shadow = status.shadow.as_ref().map(|shadow| match (shadow.generation, shadow.loading) {
+        (0, true) => "loading".to_owned(),
+        (0, false) => "none could be loaded".to_owned(),
+        (generation, loading) => {
+            let next = if loading { "; another is loading" } else { "" };
+            format!("generation {generation} since {}, without effect{next}", moment(shadow.activated_at))
+        }
     });
     let caller = status.you.name.unwrap_or_else(|| format!("uid {} without a name", status.you.uid));
     let mut text = pairs([
@@ -104,11 +126,14 @@ fn words(status: StatusAnswer) -> String {
             "policy",
             match status.generation {
                 0 => "none: everything is denied".to_owned(),
-                generation => format!("generation {generation} since {}", moment(status.activated_at)),
+                generation => {
+                    let back = if status.rolled_back { ", by a rollback" } else { "" };
+                    format!("generation {generation} since {}{back}", moment(status.activated_at))
+                }
             },
         ),
         ("shadow", or_dash(shadow)),
-        ("bundles", revisions.collect::<Vec<_>>().join(", ")),
+        ("bundles", revisions.collect::<Vec<_>>().join("; ")),
         (
             "open",
             format!(

@@ -45,6 +45,7 @@ const TABLE: &[Row] = &[
     (&["policy", "bundles", "*", "polling", "max_delay"], Time(Span::millis(100), DAY)),
     (&["policy", "bundles", "*", "polling", "long_polling"], Time(Span::seconds(1), Span::seconds(600))),
     (&["policy", "bundles", "*", "size_limit"], Bytes(Size(1), Size::mib(256))),
+    (&["policy", "bundles", "*", "max_staleness"], Time(Span::seconds(1), YEARS)),
     // None of it is how reuse is turned off.
     (&["policy", "reuse"], Bytes(Size(0), Size::mib(1024))),
     (&["policy", "shadow", "sample"], Count(1, MANY)),
@@ -93,6 +94,7 @@ const TABLE: &[Row] = &[
     (&["audit", "wait"], Time(NONE, Span::seconds(60))),
     (&["audit", "queue"], Count(1, MANY)),
     (&["audit", "checkpoint", "every"], Time(Span::seconds(1), DAY)),
+    (&["audit", "checkpoint", "lines"], Count(1, MANY)),
     (&["audit", "rotate", "size"], Bytes(Size::kib(64), Size::mib(1024 * 1024))),
     (&["audit", "rotate", "keep"], Count(1, 1000)),
     (&["decision_logs", "reporting", "min_delay"], Time(Span::millis(100), DAY)),

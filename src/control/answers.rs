@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{BundleStatus, DeliveryStatus, IdentityStatus, ListenerStatus, SvidStatus, Unloaded};
+use super::status::{BundleStatus, DeliveryStatus, IdentityStatus, ListenerStatus, SignatureStatus, SvidStatus, Unloaded};
 use crate::anomaly::Explanation;
 use crate::exchange::Selector;
 use crate::judge::shadow::{Group, Observed, Tally};
@@ -29,7 +29,13 @@ pub struct StatusAnswer {
     pub identity: IdentityStatus,
     pub generation: u64,
     pub activated_at: u64,
+    /// By an operator's rollback: something newer is there.
+    #[serde(default)]
+    pub rolled_back: bool,
     pub revisions: BTreeMap<String, String>,
+    /// Bundle → who vouches for it; what is not signed is not here.
+    #[serde(default)]
+    pub signatures: BTreeMap<String, SignatureStatus>,
     pub warnings: usize,
     pub last_error: Option<Unloaded>,
     /// Those that come from services.
@@ -53,6 +59,9 @@ pub struct ShadowBrief {
     /// Counted on its own; 0 before one could be loaded.
     pub generation: u64,
     pub activated_at: u64,
+    /// Another one is being loaded.
+    #[serde(default)]
+    pub loading: bool,
     pub revisions: BTreeMap<String, String>,
     pub last_error: Option<Unloaded>,
 }
@@ -120,8 +129,8 @@ pub struct ObservedRow {
 
 impl From<PolicyStatus> for ShadowBrief {
     fn from(status: PolicyStatus) -> Self {
-        let PolicyStatus { generation, activated_at, revisions, last_error, .. } = status;
-        Self { generation, activated_at, revisions, last_error }
+        let PolicyStatus { generation, activated_at, loading, revisions, last_error, .. } = status;
+        Self { generation, activated_at, loading, revisions, last_error }
     }
 }
 
@@ -314,6 +323,9 @@ pub struct Activated {
     /// Signed bundles older than what was in force, let back by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub older: Vec<String>,
+    /// What becomes of it: how long a rollback lasts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     pub dry_run: bool,
 }
 

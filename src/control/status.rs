@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::{facts, reuse, unknown};
-use crate::policy::{Chosen, Entry, Footprint, Kind, Policy, ResultShape};
+use crate::policy::{Chosen, Entry, Footprint, Kind, Policy, ResultShape, Signature};
+use crate::units::Span;
 
 /// The one place where the gate's state is told.
 #[derive(Debug, Default)]
@@ -106,6 +107,15 @@ pub struct BundleStatus {
     pub last_successful_request: u64,
     pub last_successful_download: u64,
     pub last_successful_activation: u64,
+    /// How long it may judge without its service confirming it.
+    #[serde(default)]
+    pub max_staleness: Option<Span>,
+    /// It has judged for longer: everything is denied.
+    #[serde(default)]
+    pub stale: bool,
+    /// Since when an operator's rollback holds back the version the service gives.
+    #[serde(default)]
+    pub held_since: Option<u64>,
     /// Nothing while the service does what it should and what it gives is in force.
     pub error: Option<ServiceError>,
 }
@@ -141,12 +151,32 @@ pub struct PolicyStatus {
     /// 0 before the first activation: then everything is denied.
     pub generation: u64,
     pub activated_at: u64,
+    /// Of a shadow: another one is being loaded.
+    #[serde(default)]
+    pub loading: bool,
+    /// By an operator's rollback: something newer is there.
+    #[serde(default)]
+    pub rolled_back: bool,
     /// Bundle → revision.
     pub revisions: BTreeMap<String, String>,
+    /// Bundle → who vouches for it; what is not signed is not here.
+    #[serde(default)]
+    pub signatures: BTreeMap<String, SignatureStatus>,
     pub entries: Vec<EntryStatus>,
     pub warnings: Vec<String>,
     /// Why the newest bundles are not in force; nothing when they are.
     pub last_error: Option<Unloaded>,
+}
+
+/// Who vouches for a bundle in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignatureStatus {
+    /// Its key's name in `keys`.
+    pub key: String,
+    pub algorithm: String,
+    pub scope: String,
+    /// When it was signed, where the signature says so.
+    pub issued_at: Option<u64>,
 }
 
 /// Bundles that did not load.
@@ -232,11 +262,21 @@ impl PolicyStatus {
         Self {
             generation,
             activated_at: now,
+            loading: false,
+            rolled_back: false,
             revisions: policy.revisions().clone(),
+            signatures: policy.signatures().iter().map(|(name, it)| (name.clone(), SignatureStatus::of(it))).collect(),
             entries: entries.map(|(place, entry)| EntryStatus::new(entry, policy.footprint(place), policy.chosen(place))).collect(),
             warnings: policy.warnings().iter().chain(&unknown::reads(policy)).map(ToString::to_string).collect(),
             last_error: None,
         }
+    }
+}
+
+impl SignatureStatus {
+    fn of(signature: &Signature) -> Self {
+        let Signature { key, algorithm, scope, issued_at, .. } = signature.clone();
+        Self { key, algorithm: algorithm.to_string(), scope, issued_at }
     }
 }
 

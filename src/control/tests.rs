@@ -124,6 +124,7 @@ fn record(folder: &Path) -> (Audit, std::thread::JoinHandle<()>) {
         written: prometheus::IntCounter::new("written", "w").unwrap(),
         lost: prometheus::IntCounter::new("lost", "l").unwrap(),
         refused: prometheus::IntCounter::new("refused", "r").unwrap(),
+        dropped: prometheus::IntCounter::new("dropped", "d").unwrap(),
         lag: prometheus::Gauge::new("lag", "l").unwrap(),
     };
     let labels = Labels { id: "i".to_owned(), version: "1".to_owned(), environment: "test".to_owned(), extra: BTreeMap::new() };
@@ -138,7 +139,9 @@ fn build(order: Order) -> String {
         Order::Activate { dry_run, allow_rollback, reply } => {
             let generation = (!dry_run).then_some(8);
             let revisions = BTreeMap::from([("authz".to_owned(), "r2".to_owned())]);
-            reply.send(Ok(Activated { generation, open: 5, cut: 2, revisions, older: allow_rollback, dry_run })).unwrap();
+            reply
+                .send(Ok(Activated { generation, open: 5, cut: 2, revisions, older: allow_rollback, notes: Vec::new(), dry_run }))
+                .unwrap();
             format!("activate {dry_run}")
         }
         Order::Rollback { dry_run, reply } => {

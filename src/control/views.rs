@@ -53,6 +53,8 @@ pub(super) async fn status(State(control): State<Arc<Control>>, Extension(caller
         generation: status.policy.generation,
         activated_at: status.policy.activated_at,
         revisions: status.policy.revisions,
+        signatures: status.policy.signatures,
+        rolled_back: status.policy.rolled_back,
         warnings: status.policy.warnings.len(),
         last_error: status.policy.last_error,
         bundles: status.bundles,

@@ -8,7 +8,7 @@
 use regorus::Value;
 
 use super::facts::FACTS;
-use crate::policy::{Finding, Policy};
+use crate::policy::{About, Finding, Policy};
 
 /// The keys of the rows that hold an object of ours. Those of the others are a request's own, or Envoy's.
 const KEYS: &[(&[&str], &[&str])] = &[
@@ -70,7 +70,14 @@ pub fn reads(policy: &Policy) -> Vec<Finding> {
     let told = paths.filter_map(|(path, at)| {
         let parts: Vec<&str> = path.iter().map(String::as_str).collect();
         let message = format!("{} (read in {})", strange(&parts)?, at.rule);
-        Some(Finding { file: at.file.clone(), line: at.line, column: at.column, message, hint: String::new() })
+        Some(Finding {
+            file: at.file.clone(),
+            line: at.line,
+            column: at.column,
+            message,
+            hint: String::new(),
+            about: About::Content,
+        })
     });
     let mut findings: Vec<Finding> = told.collect();
     findings.sort();

@@ -39,6 +39,8 @@ pub struct UpstreamMetrics {
 pub struct BundleMetrics {
     /// When it was last activated, in seconds of Unix time.
     pub last_success: Gauge,
+    /// 1 while it is older than it may be and everything is denied.
+    pub stale: IntGauge,
     pub failures: Words<BundleFailure, IntCounter>,
 }
 
@@ -98,6 +100,7 @@ impl Metrics {
     pub fn bundle(&self, name: &str) -> BundleMetrics {
         BundleMetrics {
             last_success: self.families.bundle_last_success.with_label_values(&[name]),
+            stale: self.families.bundle_stale.with_label_values(&[name]),
             failures: Words::new(|code: BundleFailure| self.families.bundle_failures.with_label_values(&[name, code.code()])),
         }
     }

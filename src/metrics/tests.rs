@@ -23,6 +23,7 @@ const FAMILIES: &[(&str, &[&str])] = &[
     ("decision_errors_total", &["kind"]),
     ("policy_generation", &[]),
     ("bundle_last_success_timestamp_seconds", &["bundle"]),
+    ("bundle_stale", &["bundle"]),
     ("bundle_failures_total", &["bundle", "code"]),
     ("svid_expiry_timestamp_seconds", &[]),
     ("identity_source_up", &[]),

@@ -92,6 +92,8 @@ label_words! {
         Lost = "lost",
         /// Never made: the exchange was refused because the record had no room for it.
         Refused = "refused",
+        /// Never made: the policy keeps the decision out, and the configuration lets it.
+        Dropped = "dropped",
     }
 }
 
@@ -182,6 +184,8 @@ label_words! {
         Refused = "refused",
         /// It compiles, and failed when it was tried before its turn.
         Preflight = "preflight",
+        /// Nobody vouches for it who was to: not signed, by another key, altered, dated ahead.
+        Signature = "signature",
         /// Signed, and older than what was in force.
         Rollback = "rollback",
         Other = "other",

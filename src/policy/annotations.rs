@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::bundle::Source;
 use super::frameworks::{FRAMEWORKS, Framework};
-use super::{Finding, Report};
+use super::{About, Finding, Report};
 
 /// A rule is said to serve controls.
 #[derive(Clone, Debug)]
@@ -73,6 +73,7 @@ pub fn claims(sources: &[Source]) -> Result<Vec<Claim>, Report> {
                     column: 1,
                     message,
                     hint,
+                    about: About::Content,
                 })),
             }
         }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::Finding;
+use super::{About, Finding};
 use crate::units::Size;
 use signature::{Signature, Signatures};
 
@@ -232,7 +232,11 @@ impl Reader<'_> {
 
     /// The files that were verified are the files that are parsed: there is no second reading.
     fn verify_and_understand(self, mut files: Vec<File>, signatures: Signatures<'_>, form: Form) -> Result<Bundle, Vec<Finding>> {
-        let signature = signature::check((self.name, &self.root), &files, signatures, form)?;
+        let name = || self.name.to_owned();
+        let signature = signature::check((self.name, &self.root), &files, signatures, form).map_err(|found| {
+            let about = |finding| Finding { about: About::Signature(name()), ..finding };
+            found.into_iter().map(about).collect::<Vec<_>>()
+        })?;
         files.retain(|file| !hidden(&file.path) && !signature::is_signatures(&file.path));
         Ok(Bundle { signature, ..self.understand(files)? })
     }
@@ -415,6 +419,7 @@ fn json_finding(file: String, error: &serde_json::Error) -> Finding {
         column: u32::try_from(error.column()).unwrap_or(0),
         message: format!("not valid JSON: {message}"),
         hint: String::new(),
+        about: About::Content,
     }
 }
 
@@ -426,6 +431,7 @@ fn yaml_finding(file: String, error: &serde_yaml::Error) -> Finding {
         column: u32::try_from(column).unwrap_or(0),
         message: format!("not valid YAML: {error}"),
         hint: String::new(),
+        about: About::Content,
     }
 }
 

@@ -26,7 +26,7 @@ use serde_json::{Map, Value as Json};
 use super::bundle::Source;
 use super::bundle::signature::Signature;
 use super::fitness::{self, Fit};
-use super::footprint::Footprint;
+use super::footprint::{Footprint, Occurrence};
 use super::machine::{Machine, Said};
 use super::mask::{self, Masked};
 use super::preflight::Checked;
@@ -62,6 +62,8 @@ struct Plan {
     rules: Vec<Judged>,
     /// The rule that says what is kept out of the record.
     mask: Option<String>,
+    /// The rule that says which decisions are kept out of it whole, and where it stands.
+    drop: Option<(String, Occurrence)>,
     time: Duration,
 }
 
@@ -173,7 +175,8 @@ impl Policy {
             sources: bundles.into_iter().flat_map(|bundle| bundle.modules).filter(|source| !source.test).collect(),
             data: Data::of(std::mem::take(&mut checked.data), &mut checked.warnings)?,
             rules: checked.rules.iter().map(judged).collect(),
-            mask: mask_rule(&checked.program),
+            mask: rule_at(&checked.program, mask::RULE).map(|(rule, _)| rule),
+            drop: rule_at(&checked.program, mask::DROP),
             time: config.limits.time.0,
         };
         // Names no scope declares are found by the engine's own compiler, so one engine is built before anybody relies on it.
@@ -232,6 +235,18 @@ impl Policy {
     /// True when the policy has a rule that keeps something out of the record.
     pub fn masks(&self) -> bool {
         self.plan.mask.is_some()
+    }
+
+    /// True when the policy has a rule that keeps decisions out of the record.
+    pub fn drops(&self) -> bool {
+        self.plan.drop.is_some()
+    }
+
+    /// That the policy would keep decisions out of the record, and is not asked about it.
+    pub fn ignored_drop(&self) -> Option<Finding> {
+        let (_, place) = self.plan.drop.as_ref()?;
+        let said = "it would keep decisions out of the record, and is not asked: every decision is recorded".to_owned();
+        Some(place.finding(said, "`audit: {allow_drop: true}` lets it; the record then tells how many were dropped"))
     }
 
     /// How many bytes of verdicts each worker may keep.
@@ -333,8 +348,8 @@ impl Plan {
         for judged in &self.rules {
             engine.compile_with_entrypoint(&judged.rule.as_str().into()).map_err(|error| unfit(&error))?;
         }
-        if let Some(mask) = &self.mask {
-            engine.compile_with_entrypoint(&mask.as_str().into()).map_err(|error| unfit(&error))?;
+        for rule in self.mask.iter().chain(self.drop.as_ref().map(|(rule, _)| rule)) {
+            engine.compile_with_entrypoint(&rule.as_str().into()).map_err(|error| unfit(&error))?;
         }
         engine.set_execution_timer_config(self.timer());
         engine.set_gather_prints(true);
@@ -466,6 +481,20 @@ impl Engine {
         }
     }
 
+    /// Whether the policy keeps a decision out of the record; `event` is the record as far as it is known. Nothing but `true` does.
+    ///
+    /// # Errors
+    /// The rule failed, so it has not said so.
+    pub fn drops(&mut self, event: &Json) -> Result<bool, String> {
+        let Some((rule, _)) = &self.plan.drop else { return Ok(false) };
+        let event = Value::from_json_str(&event.to_string()).map_err(|error| error.to_string())?;
+        match self.interpreter.evaluate(rule, event) {
+            Ok(value) => Ok(value == Value::Bool(true)),
+            Err(EvaluationError::Undefined) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Judges with the VM of another policy, as a bug of it would.
     #[cfg(test)]
     pub(crate) fn lie(&mut self, other: Self) {
@@ -499,10 +528,11 @@ impl Engine {
     }
 }
 
-/// The policy's `data.system.log.mask`, where it has one.
-fn mask_rule(program: &Program) -> Option<String> {
-    let path = mask::RULE.map(str::to_owned);
-    program.index_of(&path).map(|_| canonical(&path))
+/// One of the policy's rules about the record, where it has it, and where it stands.
+fn rule_at(program: &Program, path: [&str; 3]) -> Option<(String, Occurrence)> {
+    let path = path.map(str::to_owned);
+    let node = program.nodes.get(program.index_of(&path)?)?;
+    Some((canonical(&path), node.place.clone()))
 }
 
 /// The interpreter of one worker.

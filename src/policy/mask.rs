@@ -1,4 +1,5 @@
-//! What a policy keeps out of the record: the rule `data.system.log.mask`, as OPA means it.
+//! What a policy keeps out of the record: the rule `data.system.log.mask`, as OPA means it. The rule beside it, `drop`, keeps a
+//! decision out of it whole; it needs no reading, since nothing but `true` drops.
 //!
 //! In: what the rule yields, and a record's input and result. Out: both without what it names, and which pointers were erased or
 //! masked. A string, or `{"op": "remove", "path": …}`, erases; `{"op": "upsert", "path": …, "value": …}` puts a value there. A pointer
@@ -11,6 +12,9 @@ use serde_json::{Map, Value};
 
 /// The rule.
 pub(super) const RULE: [&str; 3] = ["system", "log", "mask"];
+
+/// The rule that keeps a decision out whole.
+pub(super) const DROP: [&str; 3] = ["system", "log", "drop"];
 
 /// What may be written.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::bundle::{self, Bundle, Source};
 use super::program::{Program, canonical};
-use super::{Entry, Finding, engine, nesting};
+use super::{About, Entry, Finding, engine, nesting};
 
 /// Frames of the interpreter one evaluation may stack up; measured: twice as many fit 1 MiB, half of a thread's usual stack.
 const FRAMES: usize = 256;
@@ -78,6 +78,7 @@ pub(super) fn parse(source: &Source) -> Result<Ref<Module>, Finding> {
         column: deep.column,
         message: deep.message,
         hint: deep.hint.to_owned(),
+        about: About::Content,
     })?;
     let mut parser = engine::bare();
     parser.set_rego_v0(source.v0);
@@ -99,7 +100,7 @@ pub(super) fn placed(file: &str, error: &dyn std::fmt::Display) -> Finding {
         Some((file.to_owned(), line.parse().ok()?, column.parse().ok()?))
     });
     let (file, line, column) = place.unwrap_or_else(|| (file.to_owned(), 0, 0));
-    Finding { file, line, column, message, hint: String::new() }
+    Finding { file, line, column, message, hint: String::new(), about: About::Content }
 }
 
 fn overlaps(bundles: &[Bundle]) -> Vec<Finding> {
@@ -141,6 +142,7 @@ fn outside_roots(bundle: &Bundle, module: &Module) -> Option<Finding> {
         column: span.col,
         message: format!("package {} lies outside the roots {:?} of bundle `{}`", package.join("."), bundle.roots, bundle.name),
         hint: format!("add \"{path}\" to the roots in .manifest"),
+        about: About::Content,
     })
 }
 
@@ -255,6 +257,7 @@ fn cycle_finding(program: &Program, cycle: &[usize]) -> Option<Finding> {
         column: first.place.column,
         message: format!("recursion: {}", names.join(" → ")),
         hint: "Rego has no recursion; use walk or graph.reachable, or name the rule that a data[…] reference means".to_owned(),
+        about: About::Content,
     })
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use regorus::unstable::{Expr, Module, Ref, Rule, RuleHead, Span};
 
 use super::walk::{self, Use};
-use super::{Finding, builtins, hazard};
+use super::{About, Finding, builtins, hazard};
 
 /// Where something stands in a bundle, and in which rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +29,14 @@ impl Occurrence {
 
     pub(super) fn finding(&self, message: String, hint: &str) -> Finding {
         let message = format!("{message} (in {})", self.rule);
-        Finding { file: self.file.clone(), line: self.line, column: self.column, message, hint: hint.to_owned() }
+        Finding {
+            file: self.file.clone(),
+            line: self.line,
+            column: self.column,
+            message,
+            hint: hint.to_owned(),
+            about: About::Content,
+        }
     }
 }
 

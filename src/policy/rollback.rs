@@ -120,7 +120,7 @@ impl Memory {
     }
 }
 
-fn moment(seconds: u64) -> String {
+pub(super) fn moment(seconds: u64) -> String {
     let at = i64::try_from(seconds).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
     at.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_else(|| seconds.to_string())
 }

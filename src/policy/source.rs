@@ -47,6 +47,8 @@ pub struct Remote {
     pub persist: bool,
     /// The largest archive that is taken.
     pub size_limit: Size,
+    /// How long it may judge without its service saying that it is the newest; then everything is denied.
+    pub max_staleness: Option<Span>,
 }
 
 /// When a bundle is asked for again.
@@ -88,6 +90,10 @@ struct SourceKeys {
     /// The largest archive that is taken; 64MiB when absent.
     #[serde(default)]
     size_limit: Option<Size>,
+    /// How long it may judge without its service saying that it is the newest; then everything is denied until the service says so. Without
+    /// it the last good one judges on, however old.
+    #[serde(default)]
+    max_staleness: Option<Span>,
     /// Whose signature it must carry; a signed bundle is refused where this is absent.
     #[serde(default)]
     signing: Option<Signing>,
@@ -106,7 +112,7 @@ pub struct LocalKeys {
 }
 
 /// The keys of a bundle that is fetched, and of no other.
-pub const OF_A_SERVICE: [&str; 4] = ["resource", "polling", "persist", "size_limit"];
+pub const OF_A_SERVICE: [&str; 5] = ["resource", "polling", "persist", "size_limit", "max_staleness"];
 /// The sentence about a bundle that comes from nowhere, or from two places.
 pub const ONE_ORIGIN: &str = "a bundle comes from one place: write either `path` or `service`";
 
@@ -114,13 +120,18 @@ impl TryFrom<SourceKeys> for BundleSource {
     type Error = &'static str;
 
     fn try_from(keys: SourceKeys) -> Result<Self, &'static str> {
-        let fetched = keys.resource.is_some() || keys.polling.is_some() || keys.persist.is_some() || keys.size_limit.is_some();
+        let fetched = keys.resource.is_some()
+            || keys.polling.is_some()
+            || keys.persist.is_some()
+            || keys.size_limit.is_some()
+            || keys.max_staleness.is_some();
         match (keys.path, keys.service) {
             (Some(path), None) if !fetched => Ok(Self { signing: keys.signing, ..Self::at(path) }),
             (None, Some(service)) => {
                 let (polling, persist) = (keys.polling.unwrap_or_default(), keys.persist.unwrap_or(true));
                 let size_limit = keys.size_limit.unwrap_or(Size::mib(64));
-                let remote = Remote { service, resource: keys.resource, polling, persist, size_limit };
+                let max_staleness = keys.max_staleness;
+                let remote = Remote { service, resource: keys.resource, polling, persist, size_limit, max_staleness };
                 Ok(Self { origin: Origin::Service(remote), signing: keys.signing })
             }
             (Some(_), None | Some(_)) | (None, None) => Err(ONE_ORIGIN),

@@ -18,7 +18,7 @@ use super::bundle::{self, Bounds, Bundle, Source};
 use super::engine::EvaluationError;
 use super::explain::{Event, Explanation, Kind, RuleStory, Tracer};
 use super::program::{Occurrence, Program};
-use super::{Finding, Report, preflight};
+use super::{About, Finding, Report, preflight};
 use text::{fully_named, renamed, replaces_functions};
 
 mod text;
@@ -296,7 +296,7 @@ fn all_pass(modules: &[Source], data: &Value, patience: Duration) -> Result<(), 
             Outcome::Error(error) => format!("{} fails: {error}", test.name),
         };
         let hint = "`portcullis test` tells why; policy.tests: require lets no bundle judge whose tests do not pass".to_owned();
-        findings.push(Finding { file: test.file.clone(), line: test.line, column: 1, message, hint });
+        findings.push(Finding { file: test.file.clone(), line: test.line, column: 1, message, hint, about: About::Content });
     }
     if findings.is_empty() { Ok(()) } else { Err(Report::sorted(findings)) }
 }

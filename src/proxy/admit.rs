@@ -11,6 +11,7 @@ mod whole;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -109,7 +110,8 @@ fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Sto
     let (place, under) = route(open, &settings, &asked.request)?;
     note_route(open, place, under);
     // A request that is killed already need not be judged, and its body need not be read.
-    if open.worker.services.registry.standing().matching(open.exchange(), Instant::now()).is_some() {
+    if let Some(kill) = open.worker.services.registry.standing().matching(open.exchange(), Instant::now()) {
+        open.story(|story| story.killed = Some(kill));
         return Err(Stop::denied(Reason::Killed));
     }
     if let Some(rule) = &under.route.outbound {
@@ -121,7 +123,9 @@ fn attempt(open: &Rc<Open>, asked: &Question, session: &View) -> Result<Try, Sto
         };
         rule.check(addresses, open.worker.services.own())?;
     }
-    let passing = match decide(open, &generation, &settings, asked, session) {
+    let stale = open.worker.services.stale.load(Ordering::Relaxed);
+    let decided = if stale { Err(Stop::denied(Reason::PolicyStale)) } else { decide(open, &generation, &settings, asked, session) };
+    let passing = match decided {
         Ok(None) => return Ok(Try::NeedsBody(settings)),
         Ok(Some(passing)) => passing,
         Err(Stop::Denied(reason, _)) if may_be_observed(reason) => as_it_came(open, &generation, &settings, asked, reason)?,

@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::open::Open;
@@ -77,6 +78,9 @@ impl Open {
             && rule.check(&addresses, self.worker.services.own()).is_err()
         {
             return Again::Ends(Cause::NoRoute, None);
+        }
+        if self.worker.services.stale.load(Ordering::Relaxed) {
+            return observed(route.enforcement, Again::Ends(Cause::PolicyStale, None));
         }
         let reads_body = plans.get(route.entry).is_some_and(|plan| plan.needs_body);
         let Some(question) = self.kept(|kept| kept.question(reads_body)).flatten() else {

@@ -180,6 +180,7 @@ impl Open {
             Reason::Killed
             | Reason::Anomaly
             | Reason::NoPolicy
+            | Reason::PolicyStale
             | Reason::Unsettled
             | Reason::Expired
             | Reason::OwnCertificate

@@ -27,7 +27,7 @@ use super::shadow::{Differs, Second};
 use super::worker::Worker;
 use crate::audit::{Outcome, Permit, Why, readable_target};
 use crate::decision::{Ending, Enforcement, Protocol, Refusal, Transport};
-use crate::exchange::{Exchange, ExchangeId, Kind, Registered};
+use crate::exchange::{Exchange, ExchangeId, KillId, Kind, Registered};
 use crate::judge::body::Parsed;
 use crate::judge::{Generation, Judgement};
 use crate::metrics;
@@ -59,9 +59,14 @@ pub struct Open {
     pub(super) second: RefCell<Second>,
     judged: Cell<Instant>,
     told: Cell<bool>,
+    /// The policy keeps it out of the record, unless it is cut yet.
+    dropped: Cell<bool>,
     /// The TLS server name a tunnel began with.
     server_name: RefCell<Option<String>>,
 }
+
+/// What stands in the line of an exchange that the policy would have kept out of the record, had it not been cut.
+const DROPPED_THEN_CUT: &str = "the policy kept it out of the record until it was cut; its input and result were not kept";
 
 /// What the record will say.
 #[derive(Debug, Default)]
@@ -74,6 +79,8 @@ pub(super) struct Story {
     pub(super) rewritten: bool,
     pub(super) outcome: Option<Outcome>,
     pub(super) why: Option<Why>,
+    /// The standing kill it was refused for.
+    pub(super) killed: Option<KillId>,
     pub(super) enforcement: Option<Enforcement>,
     pub(super) judgement: Option<Judgement>,
     /// The generation that judged; another may be in force when the line is written.
@@ -145,6 +152,7 @@ impl Open {
             second: RefCell::default(),
             judged: Cell::new(now),
             told: Cell::new(false),
+            dropped: Cell::new(false),
             server_name: RefCell::default(),
             worker,
             downstream,
@@ -232,7 +240,7 @@ impl Open {
         self.judged.set(at);
     }
 
-    /// Writes the decision line, if it is not written yet, and returns how to wait for it.
+    /// Writes the decision line, if it is not written yet, and returns how to wait for it; nothing where the policy keeps it out.
     pub fn tell_decision(&self) -> Option<crate::audit::Ack> {
         // Between two verdicts of a rewrite there is an outcome that is not the last one.
         let mut story = self.story.borrow_mut();
@@ -245,6 +253,7 @@ impl Open {
         self.told.set(true);
         story.anomaly = self.anomalies();
         let ack = record::decision(self, &story, permit);
+        self.dropped.set(ack.is_none());
         // An exchange may stay open for days; what its closing line does not repeat need not.
         story.record_input = None;
         story.shadow = None;
@@ -252,7 +261,7 @@ impl Open {
             judgement.input = regorus::Value::Undefined;
             judgement.answer = None;
         }
-        Some(ack)
+        ack
     }
 
     /// Writes its last line: the decision line, or the closing line where that one was written early.
@@ -282,10 +291,20 @@ impl Open {
         }
         story.anomaly = self.anomalies();
         // Nobody waits for these: an exchange that is over has no byte left that could wait.
-        if self.told.replace(true) {
+        let told = self.told.replace(true);
+        if told && !self.dropped.get() {
             drop(record::closing(self, &story, permit));
-        } else {
-            drop(record::decision(self, &story, permit));
+            return;
+        }
+        if told && self.exchange().cut.cause().is_none() {
+            self.worker.services.audit.dropped();
+            return;
+        }
+        if told {
+            story.fault.get_or_insert_with(|| DROPPED_THEN_CUT.to_owned());
+        }
+        if record::decision(self, &story, permit).is_none() {
+            self.worker.services.audit.dropped();
         }
     }
 

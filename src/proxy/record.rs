@@ -23,8 +23,8 @@ use crate::decision::{Basis, Ending, Phase, Reason};
 use crate::judge::workload;
 use crate::policy::Footprint;
 
-/// Writes the decision line.
-pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
+/// Writes the decision line, unless the policy keeps it out of the record: then nothing.
+pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Option<Ack> {
     let judgement = story.judgement.as_ref();
     let settings = story.settings.as_deref();
     let route = settings.zip(story.route).and_then(|(settings, place)| settings.route_at(open.downstream.listener, place));
@@ -33,6 +33,7 @@ pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
     let footprint = generation.zip(route).map_or(&nothing, |(generation, route)| generation.policy.footprint(route.entry));
     let detail = settings.map_or(InputDetail::Footprint, |settings| settings.input_detail);
     let shown = story.record_input.as_ref().or_else(|| judgement.map(|judgement| &judgement.input));
+    let shown = shown.filter(|input| **input != Value::Undefined);
     // What is no verdict has no places where secrets are known to stand: a rule that yields a header by mistake is one.
     let readable = judgement.filter(|judgement| judgement.verdict.reason != Some(Reason::VerdictType));
     let answer = readable.and_then(|judgement| judgement.answer.as_ref());
@@ -41,6 +42,9 @@ pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
     });
     let path =
         settings.zip(route).and_then(|(settings, route)| settings.entries.get(route.entry)).map(|entry| entry.decision.as_str());
+    if mask::drops(open, story, path, shown, answer) {
+        return None;
+    }
     let mask = mask::of(open, story, path, shown, answer);
     let input = mask.input.as_deref().and_then(|value| raw(value, Place::Input, detail, footprint));
     let result = mask.result.as_deref().and_then(|value| raw(value, Place::Answer, detail, footprint));
@@ -57,7 +61,7 @@ pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
         error: mask.fault.as_deref().or(fault),
         ..Record::new(story.decided_at.unwrap_or_else(SystemTime::now), &open.id, core(open, story))
     };
-    permit.write(Line::Decision(&record))
+    Some(permit.write(Line::Decision(&record)))
 }
 
 fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
@@ -102,6 +106,7 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         duration: over.map(|_| open.began.elapsed()),
         ending: over,
         cause: open.exchange().cut.cause(),
+        kill: kill(open, story),
         phase: judgement.map(|_| Phase::Request),
         edits: &story.edits,
         anomaly: &story.anomaly,
@@ -109,6 +114,12 @@ fn core<'a>(open: &'a Open, story: &'a Story) -> Core<'a> {
         shadow: story.shadow.as_ref().map(Differs::line),
         ..Core::default()
     }
+}
+
+/// The kill that refused it before it was judged, or the one that cut it.
+fn kill(open: &Open, story: &Story) -> Option<uuid::Uuid> {
+    let cut = || open.exchange().cut.cause().and_then(|_| open.exchange().cut.order()?.1);
+    story.killed.or_else(cut).map(|kill| kill.0)
 }
 
 /// The trace a request belongs to (W3C Trace Context section 3.2): of any version but `ff`, and not all zeros.
@@ -131,6 +142,7 @@ pub(super) fn closing(open: &Open, story: &Story, permit: &mut Permit) -> Ack {
         duration: Some(open.began.elapsed()),
         ending: story.ending.unwrap_or(Ending::ClientGone),
         cause: open.exchange().cut.cause(),
+        kill: kill(open, story),
         generation: Some(open.exchange().generation()).filter(|generation| *generation > 0),
         anomaly: &story.anomaly,
         shadow: story.shadow.as_ref().map(Differs::line),

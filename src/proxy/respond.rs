@@ -140,6 +140,7 @@ const fn title(reason: Reason) -> &'static str {
         }
         Reason::Expired => "The certificate of the caller has ended",
         Reason::OwnCertificate => "The gate has no certificate of its own that is valid now",
+        Reason::PolicyStale => "The gate's policy has not been confirmed for too long",
         Reason::NoPolicy
         | Reason::Undefined
         | Reason::PolicyError
@@ -158,6 +159,7 @@ fn cut(open: &Rc<Open>, grpc: bool, cause: Cause) -> Response<Reply> {
     let reason = match cause {
         Cause::Kill | Cause::Shutdown | Cause::IdentityWithdrawn => Reason::Killed,
         Cause::Anomaly => Reason::Anomaly,
+        Cause::PolicyStale => Reason::PolicyStale,
         Cause::CertificateExpired => Reason::Expired,
         Cause::Policy
         | Cause::NoRoute

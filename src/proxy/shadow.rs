@@ -299,6 +299,7 @@ const fn opinion(reason: Reason) -> Option<Opinion> {
         Reason::Undefined => Some(Opinion::Undefined),
         Reason::PolicyError | Reason::PolicyTimeout | Reason::PolicyPanic | Reason::VerdictType => Some(Opinion::Error),
         Reason::NoPolicy
+        | Reason::PolicyStale
         | Reason::Killed
         | Reason::Anomaly
         | Reason::Unsettled

@@ -50,6 +50,8 @@ pub struct Services {
     pub stirred: Vec<Stirred>,
     /// The gate answers: a policy is in force and nobody drains it.
     pub ready: AtomicBool,
+    /// A bundle in force was not confirmed by its service for too long: nothing is admitted.
+    pub stale: AtomicBool,
     /// The sockets of the gate itself, once they are bound: nobody is forwarded to them.
     pub own: OnceLock<Vec<SocketAddr>>,
     /// The gate has an SVID of its own that is valid; set by the control thread, within a second.

@@ -4,7 +4,7 @@
 //! as OPA keeps them, and not rows of the database: operators look into them with `tar`, and 64 MiB would be copied at each write.
 //! What must stay true: a file is whole or it is the one before; and an ETag is given only together with the very bytes it stands
 //! for, or a service that says "unchanged" would vouch for others. After a crash between the two files there is no ETag, and the
-//! bundle is fetched anew.
+//! bundle is fetched anew; and nobody says when it was confirmed last. What an operator went back from is not forgotten for that.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -20,10 +20,23 @@ const ARCHIVE: &str = "bundle.tar.gz";
 const NOTE: &str = "bundle.json";
 
 /// A bundle as it was kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     pub archive: Vec<u8>,
     pub etag: Option<String>,
+    /// What stays out of force although its service gives it.
+    pub held: Option<Held>,
+    /// When its service last said that it is the newest, in seconds since 1970.
+    pub confirmed: Option<u64>,
+}
+
+/// A version an operator went back from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Of its archive.
+    pub sha256: String,
+    /// Seconds since 1970.
+    pub since: u64,
 }
 
 /// What stands beside an archive.
@@ -31,6 +44,10 @@ pub struct Kept {
 struct Note {
     sha256: String,
     etag: Option<String>,
+    #[serde(default)]
+    held: Option<Held>,
+    #[serde(default)]
+    confirmed: Option<u64>,
 }
 
 /// Where a bundle is kept below the state's directory. What cannot be in a file name, or means a directory, is written as `%2F`.
@@ -53,21 +70,38 @@ pub fn folder(state: &Path, bundle: &str) -> PathBuf {
 pub fn read(state: &Path, bundle: &str, most: Size) -> io::Result<Option<Kept>> {
     let folder = folder(state, bundle);
     let Some(archive) = load(&folder.join(ARCHIVE), most)? else { return Ok(None) };
-    let note = load(&folder.join(NOTE), Size::kib(64)).ok().flatten();
-    let note: Option<Note> = note.and_then(|text| serde_json::from_slice(&text).ok());
-    let etag = note.filter(|note| note.sha256 == digest(&archive)).and_then(|note| note.etag);
-    Ok(Some(Kept { archive, etag }))
+    let note = noted(&folder);
+    let held = note.as_ref().and_then(|note| note.held.clone());
+    let note = note.filter(|note| note.sha256 == digest(&archive));
+    let (etag, confirmed) = note.map_or((None, None), |note| (note.etag, note.confirmed));
+    Ok(Some(Kept { archive, etag, held, confirmed }))
+}
+
+fn noted(folder: &Path) -> Option<Note> {
+    let text = load(&folder.join(NOTE), Size::kib(64)).ok().flatten()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Keeps a bundle in place of what was kept of it.
 ///
 /// # Errors
 /// The disk does not take it; what was kept before is whole, but may have lost its ETag.
-pub fn write(state: &Path, bundle: &str, archive: &[u8], etag: Option<&str>) -> io::Result<()> {
+pub fn write(state: &Path, bundle: &str, kept: &Kept) -> io::Result<()> {
     let folder = folder(state, bundle);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    replace(&folder, ARCHIVE, archive)?;
-    let note = Note { sha256: digest(archive), etag: etag.map(str::to_owned) };
+    replace(&folder, ARCHIVE, &kept.archive)?;
+    let note = Note { sha256: digest(&kept.archive), etag: kept.etag.clone(), held: kept.held.clone(), confirmed: kept.confirmed };
+    replace(&folder, NOTE, &serde_json::to_vec(&note).map_err(io::Error::other)?)
+}
+
+/// Notes that the service has confirmed what is kept.
+///
+/// # Errors
+/// Nothing is kept, or the disk does not take it.
+pub fn confirm(state: &Path, bundle: &str, at: u64) -> io::Result<()> {
+    let folder = folder(state, bundle);
+    let note = noted(&folder).ok_or_else(|| io::Error::other("nothing is kept of it"))?;
+    let note = Note { confirmed: Some(at), ..note };
     replace(&folder, NOTE, &serde_json::to_vec(&note).map_err(io::Error::other)?)
 }
 
@@ -95,7 +129,8 @@ fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// The SHA-256 of an archive, in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -110,15 +145,23 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let most = Size::kib(1);
         assert_eq!(read(state.path(), "authz", most).unwrap(), None);
-        write(state.path(), "authz", b"one", Some("\"1\"")).unwrap();
-        write(state.path(), "authz", b"two", Some("\"2\"")).unwrap();
-        let kept = |archive: &[u8], etag: Option<&str>| Kept { archive: archive.to_vec(), etag: etag.map(str::to_owned) };
-        assert_eq!(read(state.path(), "authz", most).unwrap(), Some(kept(b"two", Some("\"2\""))));
+        let held = Some(Held { sha256: digest(b"three"), since: 7 });
+        let of = |archive: &[u8], etag: Option<&str>, confirmed| Kept {
+            archive: archive.to_vec(),
+            etag: etag.map(str::to_owned),
+            held: held.clone(),
+            confirmed,
+        };
+        assert!(confirm(state.path(), "authz", 1).is_err());
+        write(state.path(), "authz", &of(b"one", Some("\"1\""), Some(1))).unwrap();
+        write(state.path(), "authz", &of(b"two", Some("\"2\""), Some(2))).unwrap();
+        confirm(state.path(), "authz", 3).unwrap();
+        assert_eq!(read(state.path(), "authz", most).unwrap(), Some(of(b"two", Some("\"2\""), Some(3))));
         let file = folder(state.path(), "authz").join(ARCHIVE);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         // As after a crash between the archive and its note.
         std::fs::write(&file, b"three").unwrap();
-        assert_eq!(read(state.path(), "authz", most).unwrap(), Some(kept(b"three", None)));
+        assert_eq!(read(state.path(), "authz", most).unwrap(), Some(of(b"three", None, None)));
         assert!(read(state.path(), "authz", Size(4)).is_err());
     }
 

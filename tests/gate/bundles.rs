@@ -540,12 +540,25 @@ async fn a_signed_bundle_a_service_gives_is_verified_and_does_not_go_back() {
     refused("does not verify with the key `release`").await;
     shelf.put("authz", policy("two", ALLOW));
     refused("asks for a signature").await;
+    assert!(gate.metric("portcullis_bundle_failures_total", "code=\"signature\"") >= 2.0);
+    assert_eq!(gate.metric("portcullis_bundle_failures_total", "code=\"malformed\""), 0.0);
+    let ahead = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 86_400;
+    shelf.put("authz", signed("two", ALLOW, ahead, "of both"));
+    refused("ahead of this machine's clock").await;
     shelf.put("authz", signed("two", DENY, 200, "of both"));
     until("the next version", || revision(&gate, "authz") == "two").await;
     assert_eq!(asks(&gate).await, 403);
     shelf.put("authz", signed("one", ALLOW, 100, "of both"));
     refused("revision `one` is older than what was in force").await;
     assert!(gate.metric("portcullis_bundle_failures_total", "code=\"rollback\"") >= 1.0);
+    assert_eq!(gate.metric("portcullis_bundle_failures_total", "code=\"refused\""), 0.0);
+    let policy = gate.control("GET", "/v1/policy", "").1;
+    let by = serde_json::json!({"key": "release", "algorithm": "HS256", "scope": "", "issued_at": 200});
+    assert_eq!(policy["signatures"]["authz"], by, "{policy}");
+    assert_eq!(gate.control("GET", "/v1/status", "").1["signatures"]["authz"], by);
+    let shown = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["status", "--socket"]).arg(gate.path("control.sock")).output();
+    let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+    assert!(shown.contains("authz two, signed by release (HS256), 1970-01-01T00:03:20Z"), "{shown}");
     assert_eq!((revision(&gate, "authz"), asks(&gate).await), ("two".to_owned(), 403));
     let (status, answer) = gate.control("POST", "/v1/policy/activate", "{\"allow_rollback\": [\"authz\"]}");
     assert_eq!((status, &answer["older"]), (200, &serde_json::json!(["authz"])), "{answer}");
@@ -553,4 +566,114 @@ async fn a_signed_bundle_a_service_gives_is_verified_and_does_not_go_back() {
     shelf.mood(Mood::Away);
     tokio::task::block_in_place(|| gate.restart());
     assert_eq!((asks(&gate).await, revision(&gate, "authz")), (200, "one".to_owned()), "from the copy of what was let back");
+}
+
+/// A rollback, and what it says.
+fn roll_back(gate: &Gate) -> serde_json::Value {
+    let (status, answer) = gate.control("POST", "/v1/policy/rollback", "{}");
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rollback_stands_after_a_restart_until_the_service_gives_another_or_an_operator_takes_it() {
+    let (shelf, backend) = (Shelf::start(None), Backend::start());
+    shelf.put("authz", policy("one", ALLOW));
+    let mut gate = start(&shelf, backend.address, &format!("authz: {{service: acme, {POLLING}}}"), "");
+    ready(&gate).await;
+    shelf.put("authz", policy("two", DENY));
+    until("the next version", || revision(&gate, "authz") == "two").await;
+    let answer = roll_back(&gate);
+    assert!(answer["notes"].to_string().contains("is held back, after a restart as well"), "{answer}");
+    let told = gate.control("GET", "/v1/status", "").1;
+    assert_eq!((&told["rolled_back"], revision(&gate, "authz")), (&true.into(), "one".to_owned()));
+    assert!(row(&gate, "authz")["held_since"].is_u64(), "{told}");
+
+    // With the service away, and with the service giving what was left.
+    shelf.mood(Mood::Away);
+    tokio::task::block_in_place(|| gate.restart());
+    assert_eq!((asks(&gate).await, revision(&gate, "authz")), (200, "one".to_owned()), "from the copy");
+    shelf.mood(Mood::Serve);
+    let asked = shelf.heads().len();
+    tokio::task::block_in_place(|| gate.restart());
+    until("the version that is held to come, and to be confirmed", || {
+        row(&gate, "authz")["last_successful_download"].as_u64() > Some(0) && shelf.heads().len() > asked + 3
+    })
+    .await;
+    assert_eq!((asks(&gate).await, revision(&gate, "authz")), (200, "one".to_owned()));
+    assert!(row(&gate, "authz")["held_since"].is_u64() && row(&gate, "authz")["error"].is_null());
+    let shown = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["status", "--socket"]).arg(gate.path("control.sock")).output();
+    let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+    assert!(shown.contains("held: what the service gives was left by a rollback"), "{shown}");
+
+    // A file of the trial, a reload, another look: nothing that is no order takes it.
+    let (status, answer) = gate.control("POST", "/v1/policy/activate", "{}");
+    assert_eq!((status, &answer["revisions"]["authz"]), (200, &"two".into()), "{answer}");
+    assert_eq!((asks(&gate).await, row(&gate, "authz")["held_since"].is_null()), (403, true));
+    roll_back(&gate);
+    shelf.put("authz", policy("three", ALLOW));
+    until("a third version", || revision(&gate, "authz") == "three").await;
+    until("nothing to be held any more", || row(&gate, "authz")["held_since"].is_null()).await;
+    shelf.mood(Mood::Away);
+    tokio::task::block_in_place(|| gate.restart());
+    assert_eq!(revision(&gate, "authz"), "three");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_bundle_nobody_confirms_any_more_denies_everything_and_is_well_again_at_once() {
+    let (shelf, backend) = (Shelf::start(None), endless());
+    shelf.put("authz", policy("one", ALLOW));
+    let bundle = format!("authz: {{service: acme, max_staleness: 1s, {POLLING}}}");
+    let mut gate = start(&shelf, backend.address, &bundle, "");
+    ready(&gate).await;
+    assert_eq!(asks(&gate).await, 200);
+    let mut client = gate.http1("agents/a").await;
+    let open = within("the head", client.send(request("GET", "/endless", empty()))).await.unwrap();
+    shelf.mood(Mood::Status(503));
+    until("the policy to be stale", || row(&gate, "authz")["stale"] == true).await;
+    let cut = tokio::time::timeout(HANG, http_body_util::BodyExt::collect(open.into_body())).await;
+    assert!(cut.expect("the stream to be cut").is_err(), "what is open would not be admitted now");
+    let mut client = gate.any(Speaks::Http2, "agents/a").await;
+    let answer = client.get("/x").await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("policy_stale")));
+    let (status, why) = gate.admin("/readyz");
+    assert!(status == 503 && why.contains("bundle `authz` was not confirmed"), "{status} {why}");
+    assert_eq!(gate.metric("portcullis_bundle_stale", "bundle=\"authz\""), 1.0);
+    assert!(gate.metric("portcullis_requests_total", "reason=\"policy_stale\"") >= 1.0);
+    // A restart makes it no younger.
+    tokio::task::block_in_place(|| gate.restart());
+    assert_eq!((asks(&gate).await, revision(&gate, "authz")), (503, "one".to_owned()));
+    // Found unchanged is confirmed.
+    shelf.mood(Mood::Serve);
+    until("the policy to be confirmed", || row(&gate, "authz")["stale"] == false).await;
+    assert_eq!((asks(&gate).await, gate.admin("/readyz").0), (200, 200));
+    let record = tokio::task::block_in_place(|| gate.record());
+    let cut = record.iter().find(|line| line["portcullis"]["cause"] == "policy_stale").unwrap();
+    assert!(cut["portcullis"]["kill"].is_null(), "{cut}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stale_policy_disturbs_nothing_on_a_route_that_only_observes_and_without_a_limit_none_is_stale() {
+    for (limit, enforcement) in [("max_staleness: 1s, ", "observe"), ("", "enforce")] {
+        let (shelf, backend) = (Shelf::start(None), Backend::start());
+        shelf.put("authz", policy("one", ALLOW));
+        let extra = format!("services: {{acme: {{url: \"http://{}/v1\", timeout: 2s}}}}\n", shelf.address);
+        let listener = format!("    enforcement: {enforcement}\n");
+        let setup = Setup { extra, listener, ..Setup::default() };
+        let bundle = format!("{{authz: {{service: acme, {limit}{POLLING}}}}}");
+        let mut gate = setup.start_with(backend.address, |yaml| yaml.replace("{authz: {path: policy}}", &bundle));
+        ready(&gate).await;
+        shelf.mood(Mood::Away);
+        if enforcement == "observe" {
+            until("the policy to be stale", || row(&gate, "authz")["stale"] == true).await;
+        } else {
+            until("many failures", || gate.metric("portcullis_bundle_failures_total", "code=\"download\"") > 8.0).await;
+            assert_eq!(row(&gate, "authz")["stale"], false);
+        }
+        assert_eq!(asks(&gate).await, 200, "{enforcement}");
+        let decisions = tokio::task::block_in_place(|| gate.decisions());
+        let expected = if enforcement == "observe" { ("observe_deny", "policy_stale") } else { ("allow", "") };
+        let told = (decisions[0]["verdict"].as_str().unwrap(), decisions[0]["reason"].as_str().unwrap_or_default());
+        assert_eq!(told, expected);
+    }
 }

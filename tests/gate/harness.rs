@@ -154,7 +154,17 @@ impl Gate {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut gate = Self { folder, authority, address: nowhere, admin: nowhere, running: None };
         gate.open_again();
+        gate.shadow_settles();
         gate
+    }
+
+    /// Waits until no shadow is being loaded.
+    pub fn shadow_settles(&self) {
+        let began = std::time::Instant::now();
+        while self.control("GET", "/v1/status", "").1["shadow"]["loading"] == true {
+            assert!(began.elapsed() < HANG, "the shadow is being loaded for ever");
+            std::thread::yield_now();
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -16,13 +16,24 @@ pub struct Process {
 
 impl Process {
     pub fn start(gate: &Gate) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["run", "-c"])
-            .arg(gate.path("gate.yaml"))
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::start_by(gate, &mut Command::new(env!("CARGO_BIN_EXE_portcullis")))
+    }
+
+    /// One whose files can be told to grow no further; what does not fit is an error to it, and no signal.
+    pub fn start_limited(gate: &Gate) -> Self {
+        let mut command = Command::new("sh");
+        Self::start_by(gate, command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_portcullis")]))
+    }
+
+    /// No file grows beyond so many bytes; `unlimited` is as before.
+    pub fn limit_files(&self, bytes: &str) {
+        let limit = format!("--fsize={bytes}:unlimited");
+        assert!(Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &limit]).status().unwrap().success());
+    }
+
+    fn start_by(gate: &Gate, command: &mut Command) -> Self {
+        let mut child =
+            command.args(["run", "-c"]).arg(gate.path("gate.yaml")).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));

@@ -14,6 +14,7 @@ mod bundles;
 mod cuts;
 mod delivery;
 mod deny;
+mod drops;
 mod examples;
 mod forward;
 mod grpc;

@@ -41,45 +41,82 @@ fn input(case: usize) -> Value {
     json!({"case": case, "a": {"b": "secret", "c": 1}, "list": [{"x": 1, "y": 2}, 2, 3], "request": {"headers": headers}})
 }
 
-#[test]
-fn masks_hide_what_they_hide_in_opa() {
-    let part = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parts")).arg("opa").output().unwrap();
-    assert!(part.status.success(), "{}", String::from_utf8_lossy(&part.stderr));
-    let program = std::path::Path::new(String::from_utf8(part.stdout).unwrap().trim()).join("opa");
-    let setup = Setup { data: json!({"masks": cases()}).to_string(), ..Setup::policy(DECISION) };
-    let mut gate = setup.start(Backend::start().address);
-    gate.stop();
-    gate.write_bundle("mask.rego", MASK);
-    let socket = gate.path("opa.sock");
-    let mut opa = Command::new(program)
-        .args(["run", "--server", "--set", "decision_logs.console=true", "--log-format", "json", "--addr"])
-        .arg(format!("unix://{}", socket.display()))
-        .arg(gate.path("policy"))
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(opa.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("Initializing server") || line.contains("Server initialized")), "opa ended");
-    let config = Config::read(&gate.path("gate.yaml")).unwrap();
-    let policy = Policy::load(&config.policy, &[Entry::new("portcullis/decision", None)]).unwrap();
-    let mut engine = policy.engine().unwrap();
-    assert!(policy.masks());
-    for case in 0..cases().as_array().unwrap().len() {
+/// The real OPA as a server that logs its decisions, and what it logs.
+struct Opa {
+    process: std::process::Child,
+    lines: Box<dyn Iterator<Item = String>>,
+    socket: std::path::PathBuf,
+}
+
+impl Opa {
+    fn start(gate: &Gate) -> Self {
+        let part = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parts")).arg("opa").output().unwrap();
+        assert!(part.status.success(), "{}", String::from_utf8_lossy(&part.stderr));
+        let program = std::path::Path::new(String::from_utf8(part.stdout).unwrap().trim()).join("opa");
+        let socket = gate.path("opa.sock");
+        let mut process = Command::new(program)
+            .args(["run", "--server", "--set", "decision_logs.console=true", "--log-format", "json", "--addr"])
+            .arg(format!("unix://{}", socket.display()))
+            .arg(gate.path("policy"))
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("Initializing server") || line.contains("Server initialized")), "opa ended");
+        Self { process, lines: Box::new(lines), socket }
+    }
+
+    /// Has it decide about an input.
+    fn decide(&self, input: Value) {
         let began = std::time::Instant::now();
         let mut asking = loop {
-            match UnixStream::connect(&socket) {
+            match UnixStream::connect(&self.socket) {
                 Ok(asking) => break asking,
                 Err(error) => assert!(began.elapsed() < HANG, "{error}"),
             }
         };
-        let body = json!({"input": input(case)}).to_string();
+        let body = json!({"input": input}).to_string();
         let head =
             "POST /v1/data/portcullis/decision HTTP/1.1\r\nhost: opa\r\nconnection: close\r\ncontent-type: application/json\r\n";
         write!(asking, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
         asking.read_to_string(&mut String::new()).unwrap();
-        let logged = lines.find(|line| line.contains("\"Decision Log\"")).unwrap();
-        let logged: Value = serde_json::from_str(&logged).unwrap();
+    }
+
+    /// The next decision it logs.
+    fn logged(&mut self) -> Value {
+        let logged = self.lines.find(|line| line.contains("\"Decision Log\"")).unwrap();
+        serde_json::from_str(&logged).unwrap()
+    }
+}
+
+impl Drop for Opa {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A gate's folder with these rules of `system.log`, and the policy in it.
+fn with_rules(rules: &str, data: &Value) -> (Gate, Policy) {
+    let setup = Setup { data: data.to_string(), ..Setup::policy(DECISION) };
+    let mut gate = setup.start(Backend::start().address);
+    gate.stop();
+    gate.write_bundle("log.rego", rules);
+    let config = Config::read(&gate.path("gate.yaml")).unwrap();
+    let policy = Policy::load(&config.policy, &[Entry::new("portcullis/decision", None)]).unwrap();
+    (gate, policy)
+}
+
+#[test]
+fn masks_hide_what_they_hide_in_opa() {
+    let (gate, policy) = with_rules(MASK, &json!({"masks": cases()}));
+    let mut opa = Opa::start(&gate);
+    let mut engine = policy.engine().unwrap();
+    assert!(policy.masks());
+    for case in 0..cases().as_array().unwrap().len() {
+        opa.decide(input(case));
+        let logged = opa.logged();
         let result = json!({"allowed": true, "headers": {"x-team": "blue"}});
         let ours = engine.mask(Map::new(), Some(input(case)), Some(result)).unwrap();
         let told = |pointers: &Value| -> Vec<String> { serde_json::from_value(pointers.clone()).unwrap_or_default() };
@@ -87,8 +124,34 @@ fn masks_hide_what_they_hide_in_opa() {
         assert_eq!(ours.result.unwrap_or_default(), logged["result"], "result of case {case}: {logged}");
         assert_eq!((ours.erased, ours.masked), (told(&logged["erased"]), told(&logged["masked"])), "case {case}: {logged}");
     }
-    opa.kill().unwrap();
-    opa.wait().unwrap();
+}
+
+#[test]
+fn decisions_are_dropped_that_are_dropped_in_opa() {
+    let rules = "package system.log\n\ndrop := data.drops[input.input.case]\n\n\
+                 drop if {\n    input.input.case == 100\n    input.result.allowed\n    input.path == \"portcullis/decision\"\n}\n\n\
+                 drop := 1 / 0 if input.input.case == 101\n";
+    let drops = json!([true, false, "true", 1, 0, {}, {"drop": true}, [], [true], null]);
+    let (gate, policy) = with_rules(rules, &json!({"drops": drops}));
+    let mut opa = Opa::start(&gate);
+    let mut engine = policy.engine().unwrap();
+    assert!(policy.drops());
+    let mut dropped = Vec::new();
+    for case in (0..=drops.as_array().unwrap().len()).chain([100, 101]) {
+        opa.decide(input(case));
+        // What is logged after it, whatever became of it.
+        opa.decide(json!({"case": 7, "after": case, "request": {"headers": {"x-team": ["blue"]}}}));
+        let logged = opa.logged();
+        let theirs = logged["input"]["after"] == case;
+        if !theirs {
+            assert_eq!(opa.logged()["input"]["after"], case);
+        }
+        let result = json!({"allowed": true, "headers": {"x-team": "blue"}});
+        let event = json!({"path": "portcullis/decision", "input": input(case), "result": result});
+        assert_eq!(engine.drops(&event), Ok(theirs), "case {case}: {logged}");
+        dropped.extend(theirs.then_some(case));
+    }
+    assert_eq!(dropped, [0, 100]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -144,6 +144,7 @@ async fn a_timeline_tells_who_did_what_how_it_ended_and_who_killed_it() {
     assert_eq!(decisions, those(&lines(gate_without_tail(&gate)), |_| true).len(), "{all}");
     let cut = events.iter().find(|event| event["ending"] == "cut").unwrap();
     assert_eq!((&cut["killed"]["reason"], &cut["cause"]), (&json!("test"), &json!("kill")), "{cut}");
+    assert!(cut["kill"].is_string() && cut["kill"] == cut["killed"]["kill"], "{cut}");
     // One decision, whole; one that is not there.
     let id = events.iter().find(|event| event["verdict"] == "deny").unwrap()["decision_id"].as_str().unwrap();
     let one = told(0, &["audit", "show", "--decision", id, &file]);
@@ -327,7 +328,9 @@ async fn evidence_tells_what_each_identity_did_and_what_it_may_do_and_did_not() 
         "{research}"
     );
     assert_eq!((&research["cut_by_kills"], &research["refused_by_kills"]), (&json!(1), &json!(1)), "{research}");
-    assert_eq!(research["kills"][0]["reason"], "test");
+    let kill = &research["kills"][0];
+    assert_eq!((&kill["reason"], &kill["struck"]), (&json!("test"), &json!(2)), "what it cut, and what it refused: {research}");
+    assert!(kill["id"].is_string() && research["kills"].as_array().unwrap().len() == 1, "{research}");
     assert_eq!(research["denial_reasons"], json!({"killed": 1, "policy": 1, "policy: not_for_you": 1}));
     let reads =
         research["used"].as_array().unwrap().iter().find(|did| did["path"] == "/v1/users/{id}" && did["action"] == "GET").unwrap();

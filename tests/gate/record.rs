@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::*;
+use crate::life::{Process, prepared};
 
 /// The same numbers each time; which ones, is printed by a test that fails.
 struct Dice(u64);
@@ -543,6 +544,47 @@ async fn a_full_disk_refuses_each_request_where_decisions_must_be_written_first(
         assert_eq!(backend.seen().len(), passes, "{durability}");
         drop(client);
         tokio::task::block_in_place(|| drop(gate));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "a measurement is printed")]
+async fn a_disk_that_is_full_refuses_long_before_a_request_has_waited_and_one_with_space_again_is_used() {
+    for durability in ["written", "synced"] {
+        let backend = Backend::start();
+        let audit = format!("  file: decisions.jsonl\n  durability: {durability}\n  wait: 60s\n");
+        let mut gate = prepared(&backend, Setup { audit, ..Setup::default() });
+        let process = Process::start_limited(&gate);
+        gate.address = process.address;
+        let mut client = gate.any(Speaks::Http2, "agents/research").await;
+        assert_eq!(client.get("/before").await.status, 200);
+        // Half a line fits, as it does where a disk ends.
+        let size = std::fs::metadata(gate.path("decisions.jsonl")).unwrap().len();
+        process.limit_files(&(size + 300).to_string());
+        let began = Instant::now();
+        let answer = client.get("/full").await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("record_full")), "{durability}");
+        let (first, again) = (began.elapsed(), Instant::now());
+        assert_eq!(client.get("/still/full").await.status, 503, "{durability}");
+        let second = again.elapsed();
+        process.limit_files("unlimited");
+        let space = Instant::now();
+        within("the space to be used", async { while client.get("/after").await.status != 200 {} }).await;
+        eprintln!("{durability}: refused after {first:?}, then {second:?}; used again after {:?}", space.elapsed());
+        assert_eq!(backend.seen().iter().map(|seen| seen.target().to_owned()).collect::<Vec<_>>(), ["/before", "/after"]);
+        process.signal("TERM");
+        drop(client);
+        assert_eq!(process.end(), 0);
+        let record = gate.record_now();
+        let told = record.iter().filter(|line| line["portcullis"]["kind"] == "decision").map(|line| &line["portcullis"]["path"]);
+        let told: Vec<&str> = told.filter_map(Value::as_str).filter(|path| *path != "/after").collect();
+        assert_eq!(told, ["/before", "/full", "/still/full"], "{durability}");
+        let verified = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["audit", "verify"])
+            .arg(gate.path("decisions.jsonl"))
+            .output()
+            .unwrap();
+        assert!(verified.status.success(), "{durability}: {}", String::from_utf8_lossy(&verified.stdout));
     }
 }
 

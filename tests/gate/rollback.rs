@@ -137,6 +137,7 @@ async fn an_operators_own_rollback_stands_beside_the_file() {
         }
         let (status, answer) = tokio::task::block_in_place(|| gate.control("POST", "/v1/policy/rollback", "{}"));
         assert_eq!(status, 200, "{answer}");
+        assert!(answer["notes"].to_string().contains("comes into force with the next change or restart"), "{answer}");
         assert_eq!(revision(&gate), "r1");
         // The file is still the newer one, and a restart reads files.
         gate.restart();
@@ -160,7 +161,10 @@ async fn what_is_not_signed_by_the_right_key_leaves_the_last_good_policy() {
     let mut gate = start(None);
     put(&gate, DENY, "r2", None);
     std::fs::write(gate.path("secret"), "another secret").unwrap();
+    let counted = |code: &str| gate.metric("portcullis_bundle_failures_total", &format!("code=\"{code}\""));
+    let before = counted("refused");
     let (status, answer) = activate(&gate, "{}");
+    assert!(counted("signature") >= 1.0 && counted("refused") == before);
     assert!(status == 422 && answer["report"].as_str().unwrap().contains("does not verify with the key `release`"), "{answer}");
     assert_eq!(revision(&gate), "r1");
     // A secret is nowhere to be seen.

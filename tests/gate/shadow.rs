@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::harness::{ALLOW, BOTH, Backend, Gate, Setup, Speaks, by_hand, full, request, within};
+use crate::harness::{ALLOW, BOTH, Backend, Gate, Setup, Speaks, by_hand, full, request, until, within};
 
 const DENY: &str = "package portcullis\n\ndecision := {\"allowed\": false, \"reasons\": [\"tomorrow\"]}\n";
 
@@ -195,6 +195,7 @@ async fn a_broken_shadow_touches_nothing_and_is_visible_at_the_start_and_later()
     assert_eq!(status(&gate)["shadow"]["last_error"], Value::Null);
     std::fs::write(gate.path("shadow/policy.rego"), "package elsewhere\n").unwrap();
     assert_eq!(gate.control("POST", "/v1/policy/activate", "{}").0, 200, "the policy in force is activated all the same");
+    gate.shadow_settles();
     let told = status(&gate);
     assert_eq!((&told["generation"], &told["shadow"]["generation"]), (&2.into(), &1.into()), "{told}");
     assert!(told["shadow"]["last_error"].is_object() && told["last_error"].is_null(), "{told}");
@@ -418,4 +419,35 @@ async fn a_kill_holds_where_a_route_only_observes_and_is_told_as_a_denial() {
     assert_eq!(client.get("/open").await.status, 403);
     let last = gate.decisions().pop().unwrap();
     assert_eq!((&last["verdict"], &last["reason"], &last["enforcement"]), (&"deny".into(), &"killed".into(), &"observe".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_rights_away_waits_for_no_shadow_and_neither_does_the_start() {
+    let backend = Backend::start();
+    let mut gate = tried(ALLOW, DENY).start(backend.address);
+    gate.stop();
+    // A bundle that cannot be read before somebody writes it, however long that takes.
+    let fifo = gate.path("shadow.tar.gz");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let yaml = std::fs::read_to_string(gate.path("gate.yaml")).unwrap();
+    std::fs::write(gate.path("gate.yaml"), yaml.replace("{path: shadow}", "{path: shadow.tar.gz}")).unwrap();
+    gate.restart();
+    let shadow = |gate: &Gate| gate.control("GET", "/v1/status", "").1["shadow"].clone();
+    assert_eq!((&shadow(&gate)["loading"], &shadow(&gate)["generation"]), (&true.into(), &0.into()));
+    let mut client = gate.any(Speaks::Http2, "agents/research").await;
+    assert_eq!(client.get("/").await.status, 200);
+    let (status, answer) = gate.activate(DENY, "{}");
+    assert_eq!((status, client.get("/").await.status), (200, 403), "{answer}");
+    assert_eq!(
+        (&shadow(&gate)["loading"], &shadow(&gate)["generation"]),
+        (&true.into(), &0.into()),
+        "it is not what was waited for"
+    );
+    let contents = portcullis::policy::bundle::sign::Contents::open(&gate.path("shadow")).unwrap().archive().unwrap();
+    // Whoever waits for a writer gets one, and is told that this is no file; then there is one.
+    drop(tokio::task::block_in_place(|| std::fs::OpenOptions::new().write(true).open(&fifo)).unwrap());
+    until("the fifo to be refused", || shadow(&gate)["last_error"].is_object() && shadow(&gate)["loading"] == false).await;
+    std::fs::write(gate.path("beside"), contents).unwrap();
+    std::fs::rename(gate.path("beside"), &fifo).unwrap();
+    until("the shadow to judge", || shadow(&gate)["generation"].as_u64() > Some(0)).await;
 }

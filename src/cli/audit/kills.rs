@@ -1,8 +1,9 @@
 //! Who gave the kill that ended or refused something.
 //!
-//! In: the control calls of a log, then what was cut or refused. Out: the call that most likely did it. What must stay true: a selector
-//! matches here only where the log shows that each of its fields does. A cut's line does not name its kill, and the line of the call is
-//! written after the cut (a call waits for workers and for the disk), so calls are gathered before the timeline is told.
+//! In: the control calls of a log, then what was cut or refused. Out: the call that did it, where the line names its kill; else the one that
+//! most likely did. What must stay true: a selector matches here only where the log shows that each of its fields does. The kill of one
+//! exchange has no name, and neither has any in the lines of an older gate. The line of a call is written after the cut (a call waits for
+//! workers and for the disk), so calls are gathered before the timeline is told.
 
 use std::collections::HashMap;
 
@@ -53,6 +54,7 @@ pub(super) struct Kills {
     given: Vec<Kill>,
     /// Field and value → places in `given`.
     drawers: HashMap<(String, String), Vec<usize>>,
+    by_id: HashMap<String, usize>,
     /// Those there was no room for.
     pub(super) more: u64,
 }
@@ -78,6 +80,7 @@ impl Kills {
         }
         let Some((name, Value::String(value))) = selector.iter().next() else { return };
         self.drawers.entry((name.clone(), value.clone())).or_default().push(self.given.len());
+        self.by_id.extend(detail("kill").map(|id| (id.to_owned(), self.given.len())));
         let ttl = detail("ttl").and_then(|ttl| ttl.parse::<Span>().ok()).and_then(|ttl| Duration::try_from(ttl.0).ok());
         self.given.push(Kill {
             at,
@@ -87,6 +90,11 @@ impl Kills {
             selector: selector.clone(),
             until: ttl.and_then(|ttl| at.checked_add(ttl)),
         });
+    }
+
+    /// The kill a line names; `None` where no call in the log gave it: a policy or an anomaly rule did, or a call in an older file.
+    pub(super) fn named(&self, id: &str) -> Option<&Kill> {
+        self.by_id.get(id).and_then(|place| self.given.get(*place))
     }
 
     /// The kill that cut something at a time.
@@ -178,5 +186,7 @@ mod tests {
         assert_eq!(kills.refused(&x, at(429)).unwrap().id.as_deref(), Some("k1"), "a call told before goes before one told after");
         assert_eq!(kills.refused(&x, at(600)).unwrap().id.as_deref(), Some("k2"));
         assert!(kills.refused(&y, at(5_000)).is_none(), "the kill of one exchange stands for nothing");
+        assert_eq!(kills.named("k2").unwrap().reason, "again");
+        assert!(kills.named("k3").is_none());
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
 use super::kills::{Kills, Target};
-use super::told::{add_end, add_whole, end, target, verdict, what, whole, why};
+use super::told::{add_end, add_whole, end, lacking, target, verdict, what, whole, why};
 use crate::cli::failure::Failure;
 use crate::cli::log::{self, Body, Call, Core, End, Line};
 use crate::cli::period::{Period, stamp};
@@ -116,15 +116,9 @@ impl Show<'_> {
             Body::Closing(closing) => self.closing(line, &closing.end),
             Body::Control(call) => self.control(line.at, call),
             Body::Loss(losses) if self.arguments.period.holds(line.at) && self.arguments.decision.is_none() => {
-                let text = format!(
-                    "{}  LOSS     the record lacks {} lines; {} requests were refused for want of room; {} lines were torn by an end before",
-                    stamp(line.at),
-                    losses.lost,
-                    losses.refused,
-                    losses.torn
-                );
-                let told = json!({"event": "loss", "lost": losses.lost, "refused": losses.refused, "torn": losses.torn});
-                self.say(line.at, text, told)
+                let told = json!({"event": "loss", "lost": losses.lost, "refused": losses.refused, "torn": losses.torn,
+                    "dropped": losses.dropped});
+                self.say(line.at, format!("{}  LOSS     {}", stamp(line.at), lacking(losses)), told)
             }
             Body::Loss(_) | Body::Checkpoint(_) | Body::Other => Ok(()),
         }
@@ -144,9 +138,10 @@ impl Show<'_> {
         self.told += 1;
         let target = target(line, core);
         let what = what(core);
-        let killed = match (core.reason.as_deref(), core.end.cause.as_deref()) {
-            (Some("killed"), _) => self.kills.refused(&target, line.at),
-            (_, Some("kill")) => {
+        let killed = match (core.end.kill.as_deref(), core.reason.as_deref(), core.end.cause.as_deref()) {
+            (Some(id), ..) => self.kills.named(id),
+            (_, Some("killed"), _) => self.kills.refused(&target, line.at),
+            (_, _, Some("kill")) => {
                 let lasted = core.end.duration_seconds.and_then(Duration::checked_seconds_f64);
                 self.kills.cut(&target, line.at + lasted.unwrap_or_default())
             }
@@ -200,7 +195,11 @@ impl Show<'_> {
     fn closing(&mut self, line: &Line<'_>, ended: &End) -> Result<(), Failure> {
         let Some(id) = &line.envelope.decision_id else { return Ok(()) };
         let Some((target, what)) = self.open.remove(id) else { return Ok(()) };
-        let killed = (ended.cause.as_deref() == Some("kill")).then(|| self.kills.cut(&target, line.at)).flatten();
+        let killed = match (ended.kill.as_deref(), ended.cause.as_deref()) {
+            (Some(id), _) => self.kills.named(id),
+            (None, Some("kill")) => self.kills.cut(&target, line.at),
+            _ => None,
+        };
         let text = format!("{}  ended    {what}\n    {}; decision {}", stamp(line.at), end(ended, killed), clean(id));
         let mut told = json!({"event": "ended", "decision_id": id, "identity": target.identity, "session": target.session});
         add_end(&mut told, ended, killed);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::kills::{Kill, Target};
-use crate::cli::log::{Core, End, Line};
+use crate::cli::log::{Core, End, Line, Losses};
 use crate::cli::period::{amount, lasting, stamp};
 use crate::cli::table::clean;
 
@@ -81,9 +81,24 @@ pub(super) fn end(end: &End, killed: Option<&Kill>) -> String {
     if let Some(kill) = killed {
         let id = kill.id.as_ref().map_or_else(String::new, |id| format!(", kill {}", clean(id)));
         said.push(format!("killed by {} (\"{}\"{id})", clean(&kill.by), clean(&kill.reason)));
+    } else if let Some(id) = &end.kill {
+        said.push(format!("kill {}, which no call in these files gave: a policy, an anomaly rule or an older call did", clean(id)));
     } else if end.cause.as_deref() == Some("kill") {
         said.push("no call in these files gave that kill: a policy, an anomaly rule or an older call did".to_owned());
     }
+    said.join("; ")
+}
+
+/// What a line of losses says.
+pub(super) fn lacking(losses: &Losses) -> String {
+    let all = [
+        (losses.lost, "the record lacks", "lines"),
+        (losses.refused, "for want of room were refused", "requests"),
+        (losses.torn, "by an end before were torn", "lines"),
+        (losses.dropped, "on purpose, by the policy's drop rule, were left out", "decisions"),
+    ];
+    let said: Vec<String> =
+        all.iter().filter(|(count, ..)| *count > 0).map(|(count, said, of)| format!("{said} {count} {of}")).collect();
     said.join("; ")
 }
 
@@ -97,6 +112,7 @@ pub(super) fn add_end(told: &mut Value, end: &End, killed: Option<&Kill>) {
         ("duration_seconds", json!(end.duration_seconds)),
         ("ending", json!(end.ending)),
         ("cause", json!(end.cause)),
+        ("kill", json!(end.kill)),
         ("anomaly", json!(end.anomaly)),
         ("killed", json!(killed)),
     ];

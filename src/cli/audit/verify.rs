@@ -111,6 +111,13 @@ fn told(summary: &Summary, expected: bool) -> String {
     } else {
         "not proven: that nothing was cut off the end, or written anew by the owner of the key; see --expect".to_owned()
     });
+    said.extend((summary.dropped > 0).then(|| {
+        format!(
+            "not in it: {} decisions that the policy kept out (`data.system.log.drop`), as `audit.allow_drop` let it",
+            summary.dropped
+        )
+    }));
+    said.extend((summary.lost > 0).then(|| format!("not in it: {} lines that were lost, as it says itself", summary.lost)));
     said.extend((first > 0).then(|| format!("not here: the {first} records before the first; see --complete")));
     said.extend((summary.unchained > 0).then(|| format!("not protected: {} lines before the chain begins", summary.unchained)));
     said.extend(

@@ -65,6 +65,8 @@ pub(super) struct Identity {
     pub(super) cut: u64,
     pub(super) refused: u64,
     sessions: BTreeSet<String>,
+    /// How often each kill struck it, by its id.
+    pub(super) kills: BTreeMap<String, u64>,
     /// By rule: the last input it was judged by.
     pub(super) last_input: BTreeMap<String, String>,
 }
@@ -72,6 +74,8 @@ pub(super) struct Identity {
 /// A kill by a call.
 #[derive(Clone, Debug)]
 pub(super) struct Killed {
+    /// `None`: the kill of one exchange.
+    pub(super) id: Option<String>,
     pub(super) at: OffsetDateTime,
     pub(super) by: Option<String>,
     pub(super) reason: Option<String>,
@@ -102,6 +106,8 @@ pub(super) struct Gathered {
     pub(super) lost: u64,
     pub(super) refused: u64,
     pub(super) torn: u64,
+    /// Decisions the policy kept out, as the operator lets it.
+    pub(super) dropped: u64,
     pub(super) checkpoints: u64,
     /// The first and the last of the period, and the next after it, as they stand.
     pub(super) first_checkpoint: Option<Value>,
@@ -126,6 +132,7 @@ impl Gathered {
             lost: 0,
             refused: 0,
             torn: 0,
+            dropped: 0,
             checkpoints: 0,
             first_checkpoint: None,
             last_checkpoint: None,
@@ -144,6 +151,7 @@ impl Gathered {
                 && let Some(identity) = who.and_then(|who| self.identities.get_mut(&who))
             {
                 identity.cut += 1;
+                identity.struck(closing.end.kill.as_ref(), &mut self.no_room);
             }
             return;
         }
@@ -163,6 +171,7 @@ impl Gathered {
                 self.lost += losses.lost;
                 self.refused += losses.refused;
                 self.torn += losses.torn;
+                self.dropped += losses.dropped;
             }
             Body::Checkpoint(checkpoint) => {
                 self.checkpoints += 1;
@@ -173,10 +182,12 @@ impl Gathered {
         }
     }
 
-    /// The kills of the period that name this identity or one of its sessions.
+    /// The kills of the period that name this identity or one of its sessions, or that struck it.
     pub(super) fn kills_of<'a>(&'a self, name: &'a str, identity: &'a Identity) -> impl Iterator<Item = &'a Killed> {
-        let named = move |(id, session, _): &&(Option<String>, Option<String>, Killed)| {
-            id.as_deref() == Some(name) || session.as_ref().is_some_and(|session| identity.sessions.contains(session))
+        let named = move |(id, session, killed): &&(Option<String>, Option<String>, Killed)| {
+            killed.id.as_ref().is_some_and(|kill| identity.kills.contains_key(kill))
+                || id.as_deref() == Some(name)
+                || session.as_ref().is_some_and(|session| identity.sessions.contains(session))
         };
         self.calls.iter().filter(named).map(|(_, _, killed)| killed)
     }
@@ -185,7 +196,8 @@ impl Gathered {
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
         let Some(selector) = call.detail.get("selector").filter(|_| call.outcome.starts_with("killed")) else { return };
         if self.calls.len() < IDENTITIES {
-            let killed = Killed { at, by: call.caller.clone(), reason: text(call.detail.get("reason")) };
+            let (id, reason) = (text(call.detail.get("kill")), text(call.detail.get("reason")));
+            let killed = Killed { id, at, by: call.caller.clone(), reason };
             self.calls.push((text(selector.get("spiffe_id")), text(selector.get("session")), killed));
         } else {
             self.no_room += 1;
@@ -272,9 +284,27 @@ impl Identity {
         self.observed += u64::from(core.verdict.as_deref() == Some("observe_deny"));
         self.refused += u64::from(core.reason.as_deref() == Some("killed"));
         self.cut += u64::from(core.end.cause.as_deref() == Some("kill"));
+        self.struck(core.end.kill.as_ref(), no_room);
         if let Some(session) = core.session.as_ref().filter(|_| self.sessions.len() < WORDS) {
             self.sessions.insert(session.clone());
         }
+    }
+}
+
+impl Identity {
+    fn struck(&mut self, kill: Option<&String>, no_room: &mut u64) {
+        let Some(kill) = kill else { return };
+        if self.kills.len() < WORDS || self.kills.contains_key(kill) {
+            *self.kills.entry(kill.clone()).or_default() += 1;
+        } else {
+            *no_room += 1;
+        }
+    }
+
+    /// The kills that struck it and are in no call of the period: of a policy, an anomaly rule, or given before.
+    pub(super) fn kills_without_call<'a>(&'a self, calls: &[&Killed]) -> Vec<(&'a String, u64)> {
+        let given = |id: &String| calls.iter().any(|killed| killed.id.as_ref() == Some(id));
+        self.kills.iter().filter(|(id, _)| !given(id)).map(|(id, times)| (id, *times)).collect()
     }
 }
 

@@ -44,6 +44,13 @@ impl Report<'_> {
         if gathered.lost + gathered.torn > 0 {
             said.push(format!("the record says that it lacks {} lines of this period", gathered.lost + gathered.torn));
         }
+        if gathered.dropped > 0 {
+            said.push(format!(
+                "{} decisions of this period are not in the record, because the policy dropped them (`data.system.log.drop`): what an \
+                 identity did there is in no count here",
+                gathered.dropped
+            ));
+        }
         if gathered.checkpoints == 0 {
             said.push("there is no checkpoint in this period: nothing here shows that the files are whole".to_owned());
         }
@@ -77,9 +84,10 @@ impl Report<'_> {
             rows.push(row("", "", "policy", None, used.as_ref(), format!("{name} {revision}")));
         }
         let lacks = format!(
-            "lines lost {}, torn {}; requests refused for want of room {}; not read {}",
+            "lines lost {}, torn {}; decisions dropped by the policy {}; requests refused for want of room {}; not read {}",
             gathered.lost,
             gathered.torn,
+            gathered.dropped,
             gathered.refused,
             self.met.torn + self.met.foreign
         );
@@ -124,9 +132,21 @@ impl Report<'_> {
         for (what, words) in words {
             words.iter().for_each(|(word, count)| add(what, None, None, format!("{count} × {word}")));
         }
-        for kill in self.gathered.kills_of(name, identity) {
+        let calls: Vec<_> = self.gathered.kills_of(name, identity).collect();
+        let struck = |id: Option<&String>| id.and_then(|id| identity.kills.get(id)).copied().unwrap_or_default();
+        for kill in &calls {
             let by = kill.by.as_deref().unwrap_or("nobody known");
-            add("kill", None, None, format!("{} by {by}: {}", stamp(kill.at), kill.reason.as_deref().unwrap_or("-")));
+            let named =
+                kill.id.as_ref().map_or_else(String::new, |id| format!(" ({id}, struck {} times)", struck(kill.id.as_ref())));
+            add("kill", None, None, format!("{} by {by}: {}{named}", stamp(kill.at), kill.reason.as_deref().unwrap_or("-")));
+        }
+        for (id, times) in identity.kills_without_call(&calls) {
+            add(
+                "kill",
+                None,
+                None,
+                format!("{id}, struck {times} times; by a policy, an anomaly rule or a call before the period"),
+            );
         }
     }
 
@@ -145,7 +165,7 @@ impl Report<'_> {
         json!({
             "period": {"from": stamp(self.from), "to": stamp(self.to)},
             "decisions": gathered.decisions, "of_nobody_known": gathered.nobody, "policies": policies,
-            "lacks": {"lost": gathered.lost, "torn": gathered.torn, "refused": gathered.refused, "no_room": gathered.no_room,
+            "lacks": {"lost": gathered.lost, "torn": gathered.torn, "dropped": gathered.dropped, "refused": gathered.refused, "no_room": gathered.no_room,
                 "not_json": self.met.torn, "foreign": self.met.foreign, "cut_off": self.met.cut_off},
             "checkpoints": {"count": gathered.checkpoints, "first": gathered.first_checkpoint, "last": gathered.last_checkpoint,
                 "next": gathered.next_checkpoint},
@@ -157,11 +177,17 @@ impl Report<'_> {
 
     fn identity(&self, name: &str, identity: &Identity) -> Value {
         let used: Vec<Value> = identity.did.iter().map(|(did, used)| merged(json!(did), used_json(used.as_ref()))).collect();
-        let kills: Vec<Value> = self
-            .gathered
-            .kills_of(name, identity)
-            .map(|kill| json!({"at": stamp(kill.at), "by": kill.by, "reason": kill.reason}))
+        let calls: Vec<_> = self.gathered.kills_of(name, identity).collect();
+        let struck = |id: &String| identity.kills.get(id).copied().unwrap_or_default();
+        let mut kills: Vec<Value> = calls
+            .iter()
+            .map(|kill| {
+                let struck = kill.id.as_ref().map(struck);
+                json!({"id": kill.id, "at": stamp(kill.at), "by": kill.by, "reason": kill.reason, "struck": struck})
+            })
             .collect();
+        let others = identity.kills_without_call(&calls).into_iter();
+        kills.extend(others.map(|(id, times)| json!({"id": id, "at": null, "by": null, "reason": null, "struck": times})));
         let of_one = self.of_one(name);
         let known = json!({
             "identity": name, "owner": identity.owner, "used": used,

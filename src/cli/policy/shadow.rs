@@ -27,6 +27,7 @@ fn words(answer: ShadowAnswer) -> String {
         return "there is no shadow policy; name its bundles under policy.shadow".to_owned();
     };
     let mut parts = vec![match shadow.generation {
+        0 if shadow.loading => "the shadow policy is loading".to_owned(),
         0 => "no shadow policy could be loaded".to_owned(),
         generation => format!("shadow generation {generation} since {}", moment(shadow.activated_at)),
     }];

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::compare::{Change, Outcome};
-use crate::cli::log::{Core, Line, Met};
+use crate::cli::log::{Core, Line, Losses, Met};
 use crate::cli::table::{clean, count, or_dash, table};
 
 /// Groups that are told apart.
@@ -25,6 +25,7 @@ pub(super) struct Tally {
     unknowns: BTreeMap<(String, Vec<String>), Group>,
     /// Decisions beyond the groups there is room for.
     ungrouped: u64,
+    lacks: Losses,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +76,13 @@ impl Tally {
         }
     }
 
+    /// Takes note of what the log says it lacks.
+    pub(super) fn lacks(&mut self, losses: &Losses) {
+        self.lacks.lost += losses.lost;
+        self.lacks.torn += losses.torn;
+        self.lacks.dropped += losses.dropped;
+    }
+
     /// Decisions in which a policy had the word.
     pub(super) fn judged(&self) -> u64 {
         self.same + self.changed + self.unknown
@@ -94,6 +102,12 @@ impl Tally {
         let skipped: Vec<String> = self.skipped.iter().map(|(reason, count)| format!("{count} {}", clean(reason))).collect();
         if !skipped.is_empty() {
             head.push_str(&format!("\nno word of a policy's, and skipped: {}", skipped.join(", ")));
+        }
+        let (lost, dropped) = (self.lacks.lost + self.lacks.torn, self.lacks.dropped);
+        if lost + dropped > 0 {
+            head.push_str(&format!(
+                "\nnot in these files, and so not compared: {dropped} decisions the policy dropped, {lost} lines lost or torn"
+            ));
         }
         let mut parts = vec![head];
         if !self.changes.is_empty() {
@@ -148,7 +162,8 @@ impl Tally {
             self.unknowns.iter().map(|((rule, lacks), group)| merged(json!({"lacks": lacks, "rule": rule}), ids(group))).collect();
         let all = json!({
             "revisions": revisions, "judged": self.judged(), "same": self.same, "changed": self.changed, "unknown": self.unknown,
-            "skipped": self.skipped, "ungrouped": self.ungrouped, "changes": changes, "unknowns": unknowns,
+            "skipped": self.skipped, "ungrouped": self.ungrouped, "lacks": {"dropped": self.lacks.dropped, "lost": self.lacks.lost, "torn": self.lacks.torn},
+            "changes": changes, "unknowns": unknowns,
             "log": {"lines": met.lines, "torn": met.torn, "foreign": met.foreign, "cut_off": met.cut_off},
         });
         serde_json::to_string_pretty(&all).unwrap_or_default()

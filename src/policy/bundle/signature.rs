@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use schemars::JsonSchema;
@@ -25,9 +26,13 @@ use sha2::{Digest, Sha256, Sha384, Sha512, Sha512_256};
 use super::{File, Form, canonical, hidden};
 use crate::policy::Finding;
 use crate::policy::builtins::{encoding, keys};
-use crate::units::Secret;
+use crate::policy::rollback::moment;
+use crate::units::{Secret, since_epoch};
 
 const SIGNATURES: &str = ".signatures.json";
+/// How far ahead of this machine's clock a signature may have been made. One that is dated wrongly must not come into force: every later
+/// one would be older, and refused.
+const AHEAD: Duration = Duration::from_secs(300);
 
 /// One of `keys`: what verifies signatures.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -244,6 +249,7 @@ pub(super) fn check(
         return Err(one(refusal(format!("`{}` does not lie at the top of the bundle", file.path), "move it there")));
     }
     let (claims, key, algorithm) = verified(&file.content, signing).map_err(one)?;
+    not_ahead(claims.issued_at, SystemTime::now()).map_err(one)?;
     let excluded = globs(&signing.exclude_files).map_err(one)?;
     let skipped = |path: &str| excluded.is_match(path) || (form == Form::Directory && hidden(path));
     let mut findings = Vec::new();
@@ -367,6 +373,22 @@ fn verified(content: &[u8], signing: &Signing) -> Result<(Claims, String, Algori
         return Err(refusal(format!("the signature is for the scope `{}`, and `{scope}` is expected", claims.scope), hint));
     }
     Ok((claims, id, algorithm))
+}
+
+/// Refuses a signature that was made later than now.
+fn not_ahead(issued_at: Option<u64>, now: SystemTime) -> Result<(), Refusal> {
+    let now = since_epoch(now).as_secs();
+    match issued_at {
+        Some(issued_at) if issued_at > now.saturating_add(AHEAD.as_secs()) => Err(refusal(
+            format!(
+                "it says it was signed at {} (`iat`), {} minutes ahead of this machine's clock",
+                moment(issued_at),
+                issued_at.saturating_sub(now) / 60
+            ),
+            "set the clocks right, of whoever signs and of this machine, and sign it anew: were it in force, every later one would be older",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The code that checks the tokens of policies checks this one.

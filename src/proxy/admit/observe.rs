@@ -18,12 +18,17 @@ use crate::decision::{Enforcement, Reason};
 use crate::judge::Generation;
 use crate::verdict::Lease;
 
-/// Denials about what a policy could not be shown or could not have done: where a route only observes, the request can go up as it
-/// came. A body that broke off cannot, and what kills, generations or the gate itself deny is nobody's to observe.
+/// Denials about what a policy could not be shown or could not have done, or that it is stale: where a route only observes, the request
+/// can go up as it came. A body that broke off cannot, and what kills, generations or the gate itself deny is nobody's to observe.
 pub(super) const fn may_be_observed(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::BodyTooLarge | Reason::BodyTimeout | Reason::BodyUnreadable | Reason::EditRefused | Reason::RewriteUnstable
+        Reason::BodyTooLarge
+            | Reason::BodyTimeout
+            | Reason::BodyUnreadable
+            | Reason::EditRefused
+            | Reason::RewriteUnstable
+            | Reason::PolicyStale
     )
 }
 
