@@ -34,7 +34,7 @@ mod writer;
 
 pub use checkpoint::{KeyError, PublicKey, Signer};
 pub use outbox::{Deliver, Outbox, OutboxMetrics};
-pub use record::{Closing, ControlCall, Core, Labels, Line, Outcome, Record, Resource, ShadowLine, Why};
+pub use record::{Closing, ControlCall, Core, Document, Labels, Line, Outcome, Record, Resource, ShadowLine, Why};
 pub use room::{Ack, Audit, AuditMetrics, Full, Permit, Unwritten};
 pub use secret::{hash_secret, is_secret_header, is_secret_parameter, readable_target};
 pub use sink::AuditError;

@@ -1,26 +1,24 @@
-//! The lines of the record, as they are written.
+//! The lines of the record.
 //!
 //! In: borrowed words of an exchange. Out: one JSON line in OPA's decision-log schema, `{labels, decision_id, timestamp, path, input,
 //! result, bundles, requested_by, metrics, error, portcullis: {kind, …}}`. OPA's optional fields are absent when there is nothing to
 //! say, as its readers expect; every field of `portcullis` is always there, `null` when empty, so that a reader needs to know no
-//! policy. No header value is a field here.
-//! Not a `serde_json::Value` that is filled and then written: it costs twice the time of writing the fields as they stand.
+//! policy. No header value is a field here. How lines are written is `line`'s business.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 
 use crate::decision::{Basis, Cause, Ending, Enforcement, Opinion, Phase, Protocol, Reason, Refusal};
 
-const TIMESTAMP: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
+mod json;
+mod line;
+
+pub(super) use line::{encode_call, encode_line, encode_own};
 
 /// Who writes the record; in every line.
 #[derive(Clone, Debug, Serialize)]
@@ -51,22 +49,37 @@ pub struct Record<'a> {
     pub requested_by: Option<SocketAddr>,
     /// The rule that decided.
     pub path: Option<&'a str>,
-    /// Credentials in it are hashed by whoever built it.
-    pub input: Option<&'a RawValue>,
+    /// Credentials in it are hashed by whoever writes it.
+    pub input: Option<&'a dyn Document>,
     /// `None`: undefined.
-    pub result: Option<&'a RawValue>,
+    pub result: Option<&'a dyn Document>,
     /// Pointers to what the policy had taken out of both, and to where it had something else put.
     pub erased: &'a [String],
     pub masked: &'a [String],
-    /// Name and revision of each bundle that judged.
-    pub bundles: &'a [(String, String)],
+    /// Name and revision of each bundle that judged; `None`: nobody did.
+    pub bundles: Option<&'a BTreeMap<String, String>>,
     pub evaluation: Option<Duration>,
     pub error: Option<&'a str>,
     pub core: Core<'a>,
 }
 
+/// JSON that is written where it stands in a line: made apart first, a policy's input would be copied twice.
+pub trait Document: fmt::Debug {
+    /// Appends itself.
+    ///
+    /// # Errors
+    /// When it is no JSON; the line then goes without it.
+    fn append_to(&self, line: &mut Vec<u8>) -> serde_json::Result<()>;
+}
+
+impl<T: Serialize + fmt::Debug> Document for T {
+    fn append_to(&self, line: &mut Vec<u8>) -> serde_json::Result<()> {
+        serde_json::to_writer(line, self)
+    }
+}
+
 /// What is in every decision line, whatever the policy reads.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Core<'a> {
     pub exchange: Option<&'a str>,
     pub session: Option<&'a str>,
@@ -107,7 +120,6 @@ pub struct Core<'a> {
     pub bytes_out: u64,
     /// Of a refused head: how much of it had been read.
     pub bytes_read: Option<u64>,
-    #[serde(rename = "duration_seconds", serialize_with = "seconds")]
     pub duration: Option<Duration>,
     /// `None`: still open when the line was written; a closing line follows.
     pub ending: Option<Ending>,
@@ -125,7 +137,7 @@ pub struct Core<'a> {
 }
 
 /// What a shadow policy said of a request it judged otherwise.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct ShadowLine<'a> {
     pub verdict: Opinion,
     pub reason: Option<Reason>,
@@ -137,7 +149,7 @@ pub struct ShadowLine<'a> {
 }
 
 /// What a request was for, as the configuration sees it.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Resource<'a> {
     pub r#type: &'a str,
     pub sensitivity: &'a str,
@@ -145,8 +157,7 @@ pub struct Resource<'a> {
 }
 
 /// What became of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     Allow,
     Deny,
@@ -158,24 +169,41 @@ pub enum Outcome {
 }
 
 /// The gate's own word for a denial or a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     Denied(Reason),
     Refused(Refusal),
 }
 
+impl Outcome {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::ObserveDeny => "observe_deny",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl Why {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Denied(reason) => reason.code(),
+            Self::Refused(refusal) => refusal.code(),
+        }
+    }
+}
+
 /// The closing line of an exchange whose decision line was written while it was open.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Closing<'a> {
-    #[serde(skip)]
     pub at: SystemTime,
     pub decision_id: &'a str,
     pub exchange: &'a str,
     pub status: Option<u16>,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    #[serde(rename = "duration_seconds", serialize_with = "seconds")]
     pub duration: Option<Duration>,
     pub ending: Ending,
     pub cause: Option<Cause>,
@@ -259,7 +287,7 @@ impl<'a> Record<'a> {
             result: None,
             erased: &[],
             masked: &[],
-            bundles: &[],
+            bundles: None,
             evaluation: None,
             error: None,
             core,
@@ -267,158 +295,5 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The part of a line that its kind has in common with no other, in OPA's envelope.
-#[derive(Serialize)]
-struct Envelope<'a, B> {
-    labels: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decision_id: Option<&'a str>,
-    timestamp: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<&'a str>,
-    #[serde(skip_serializing_if = "Bundles::is_empty")]
-    bundles: Bundles<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    requested_by: Option<SocketAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metrics: Option<Timers>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    input: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    erased: &'a [String],
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    masked: &'a [String],
-    portcullis: Kind<'a, B>,
-}
-
-#[derive(Serialize)]
-struct Kind<'a, B> {
-    kind: &'static str,
-    #[serde(flatten)]
-    body: &'a B,
-}
-
-#[derive(Serialize)]
-struct Timers {
-    timer_rego_query_eval_ns: u64,
-}
-
-struct Bundles<'a>(&'a [(String, String)]);
-
-#[derive(Serialize)]
-struct Revision<'a> {
-    revision: &'a str,
-}
-
-impl Bundles<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl Serialize for Bundles<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, revision) in self.0 {
-            map.serialize_entry(name, &Revision { revision })?;
-        }
-        map.end()
-    }
-}
-
-struct Timestamp(SystemTime);
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = OffsetDateTime::from(self.0).format(TIMESTAMP).map_err(serde::ser::Error::custom)?;
-        serializer.serialize_str(&text)
-    }
-}
-
-fn seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
-}
-
-fn envelope<'a, B>(labels: &'a RawValue, at: SystemTime, kind: &'static str, body: &'a B) -> Envelope<'a, B> {
-    Envelope {
-        labels,
-        decision_id: None,
-        timestamp: Timestamp(at),
-        trace_id: None,
-        path: None,
-        bundles: Bundles(&[]),
-        requested_by: None,
-        metrics: None,
-        error: None,
-        input: None,
-        result: None,
-        erased: &[],
-        masked: &[],
-        portcullis: Kind { kind, body },
-    }
-}
-
-/// Writes a line of an exchange into `buffer`, which is emptied first.
-pub(super) fn encode_line(buffer: &mut Vec<u8>, labels: &RawValue, environment: &str, line: Line<'_>) -> serde_json::Result<()> {
-    match line {
-        Line::Decision(record) => {
-            let core = Core { environment: record.core.environment.or(Some(environment)), ..record.core.clone() };
-            let metrics = record
-                .evaluation
-                .map(|taken| Timers { timer_rego_query_eval_ns: u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX) });
-            let line = Envelope {
-                decision_id: Some(record.decision_id),
-                trace_id: core.trace_id,
-                path: record.path,
-                bundles: Bundles(record.bundles),
-                requested_by: record.requested_by,
-                metrics,
-                error: record.error,
-                input: record.input,
-                result: record.result,
-                erased: record.erased,
-                masked: record.masked,
-                ..envelope(labels, record.at, "decision", &core)
-            };
-            encode(buffer, &line)
-        }
-        Line::Closing(closing) => {
-            let decision_id = Some(closing.decision_id);
-            encode(buffer, &Envelope { decision_id, ..envelope(labels, closing.at, "closing", closing) })
-        }
-    }
-}
-
-/// Writes the line of a control call into `buffer`, which is emptied first.
-pub(super) fn encode_call(buffer: &mut Vec<u8>, labels: &RawValue, call: &ControlCall<'_>) -> serde_json::Result<()> {
-    encode(buffer, &envelope(labels, call.at, "control", call))
-}
-
-/// Writes a line of the writer's own into `buffer`, which is emptied first.
-pub(super) fn encode_own<B: Serialize>(
-    buffer: &mut Vec<u8>,
-    labels: &RawValue,
-    kind: &'static str,
-    body: &B,
-) -> serde_json::Result<()> {
-    encode(buffer, &envelope(labels, SystemTime::now(), kind, body))
-}
-
-fn encode<B: Serialize>(buffer: &mut Vec<u8>, line: &Envelope<'_, B>) -> serde_json::Result<()> {
-    buffer.clear();
-    serde_json::to_writer(&mut *buffer, line)?;
-    // serde_json escapes line ends in strings, but raw JSON is written as its owner laid it out. Outside strings they are blanks.
-    for byte in &mut *buffer {
-        if matches!(byte, b'\n' | b'\r') {
-            *byte = b' ';
-        }
-    }
-    buffer.push(b'\n');
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,6 @@
 //! `Drop`. Calls of the control API have room of their own: agents that fill the record must not hide what operators do.
 
 use std::cell::RefCell;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -42,8 +41,6 @@ thread_local! {
 #[derive(Clone, Debug)]
 pub struct Audit {
     shared: Arc<Shared>,
-    /// How far the record has come; ends when the writer does.
-    durable: watch::Receiver<Reached>,
 }
 
 /// How far the record has come.
@@ -78,6 +75,8 @@ pub(super) struct Shared {
     pub(super) metrics: AuditMetrics,
     /// Writing does not work at the moment.
     pub(super) failing: AtomicBool,
+    /// How many lines are durable; ends when the writer does. Cloned by who waits, and by nobody else.
+    durable: watch::Receiver<Reached>,
 }
 
 /// Room for the lines of one exchange.
@@ -93,9 +92,14 @@ pub struct Permit {
 #[derive(Debug)]
 #[must_use = "under `written` and `synced` a decision is only recorded once `recorded` returns"]
 pub struct Ack {
-    audit: Audit,
     /// `None`: nothing to wait for.
-    number: Option<NonZeroU64>,
+    awaited: Option<Awaited>,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    audit: Audit,
+    number: u64,
 }
 
 /// Why an exchange may not go on: the record does not take its lines, and the configuration says to refuse rather than to lose them.
@@ -145,10 +149,11 @@ impl Audit {
             wait: config.wait,
             metrics,
             failing: AtomicBool::new(false),
+            durable,
         });
         let writer =
             Writer::new(Arc::clone(&shared), sink, durable_sender, Seal::new(chain, signer, &config.checkpoint), config.rotate);
-        Ok((Self { shared, durable }, writer))
+        Ok((Self { shared }, writer))
     }
 
     /// Reserves room for `lines` lines of one exchange, before it is judged. Under `on_full: drop` it never waits nor fails for want
@@ -168,7 +173,7 @@ impl Audit {
             (Err(_), _) if room.is_closed() => Err(Full::Closed),
             (Err(_), OnFull::Drop) => return Ok(Permit { audit: self.clone(), kept: 0, lossy: true }),
             (Err(_), OnFull::Block) => {
-                let mut reached = self.durable.clone();
+                let mut reached = self.shared.durable.clone();
                 tokio::select! {
                     biased;
                     found = room.acquire_many(lines) => found.map_err(|_| Full::Closed),
@@ -254,7 +259,7 @@ impl Audit {
     pub async fn close(&self) -> Result<(), Unwritten> {
         self.shared.room.close();
         self.shared.queue.close(Instant::now());
-        let mut durable = self.durable.clone();
+        let mut durable = self.shared.durable.clone();
         let ended = async { while durable.changed().await.is_ok() {} };
         // A second more than the writer's own patience: only one that hangs in a system call is left behind.
         match timeout(PATIENCE + Duration::from_secs(1), ended).await {
@@ -273,9 +278,9 @@ impl Permit {
         }
         let awaited = match self.audit.shared.durability {
             Durability::Queued => None,
-            Durability::Written | Durability::Synced => number.and_then(NonZeroU64::new),
+            Durability::Written | Durability::Synced => number.map(|number| Awaited { audit: self.audit.clone(), number }),
         };
-        Ack { audit: self.audit.clone(), number: awaited }
+        Ack { awaited }
     }
 
     /// True when the lines of this permit are lost: there was no room, and the configuration says to go on.
@@ -327,15 +332,16 @@ impl Ack {
     ///
     /// When the line is not durable within `wait` (`on_full: block`). It stays queued, so the exchange it admits must be refused and
     /// its closing line must say so.
-    pub async fn recorded(mut self) -> Result<(), Full> {
-        let Some(number) = self.number else { return Ok(()) };
-        let shared = &self.audit.shared;
+    pub async fn recorded(self) -> Result<(), Full> {
+        let Some(Awaited { audit, number }) = self.awaited else { return Ok(()) };
+        let shared = &audit.shared;
         if shared.on_full == OnFull::Drop && shared.failing.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let settled = self.audit.durable.wait_for(|reached| reached.lines >= number.get() || reached.broken);
+        let mut durable = shared.durable.clone();
+        let settled = durable.wait_for(|reached| reached.lines >= number || reached.broken);
         let result = match timeout(shared.wait.0, settled).await {
-            Ok(Ok(reached)) if reached.lines < number.get() => Err(Full::Broken),
+            Ok(Ok(reached)) if reached.lines < number => Err(Full::Broken),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Full::Closed),
             Err(_) => Err(Full::File(shared.wait)),

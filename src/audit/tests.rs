@@ -147,14 +147,14 @@ async fn a_full_record_reads_as_opa_wrote_it() {
     let house = open(&config(&file)).unwrap();
     let input = RawValue::from_string("{\n  \"a\": \"x\\ny\",\r\n \"b\": []}".to_owned()).unwrap();
     let result = RawValue::from_string("true".to_owned()).unwrap();
-    let bundles = [("authz".to_owned(), "r1".to_owned())];
+    let bundles = BTreeMap::from([("authz".to_owned(), "r1".to_owned())]);
     let reasons = ["too\nlate".to_owned()];
     let record = Record {
         requested_by: Some("10.0.0.7:36472".parse().unwrap()),
         path: Some("portcullis/decision"),
         input: Some(&input),
         result: Some(&result),
-        bundles: &bundles,
+        bundles: Some(&bundles),
         evaluation: Some(Duration::from_nanos(4200)),
         ..Record::new(
             SystemTime::UNIX_EPOCH + Duration::from_nanos(1_764_000_000_000_000_001),

@@ -4,6 +4,7 @@
 //! fixed core is there whatever the policy reads, and no credential stands in a line as it is: what is secret by its name is hashed,
 //! bodies are left out unless the configuration asks for them, and headers the policy does not read are not there at all.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use regorus::Value;
@@ -16,7 +17,7 @@ use super::normalise::Request;
 use super::open::{Open, Story};
 use super::shadow::Differs;
 use crate::audit::{
-    Ack, Closing, Core, InputDetail, Line, Outcome, Permit, Record, Resource, Why, hash_secret, is_secret_header,
+    Ack, Closing, Core, Document, InputDetail, Line, Outcome, Permit, Record, Resource, Why, hash_secret, is_secret_header,
     is_secret_parameter, readable_target,
 };
 use crate::decision::{Basis, Ending, Phase, Reason};
@@ -37,24 +38,21 @@ pub(super) fn decision(open: &Open, story: &Story, permit: &mut Permit) -> Optio
     // What is no verdict has no places where secrets are known to stand: a rule that yields a header by mistake is one.
     let readable = judgement.filter(|judgement| judgement.verdict.reason != Some(Reason::VerdictType));
     let answer = readable.and_then(|judgement| judgement.answer.as_ref());
-    let bundles: Vec<(String, String)> = generation.map_or_else(Vec::new, |generation| {
-        generation.policy.revisions().iter().map(|(name, revision)| (name.clone(), revision.clone())).collect()
-    });
     let path =
         settings.zip(route).and_then(|(settings, route)| settings.entries.get(route.entry)).map(|entry| entry.decision.as_str());
     if mask::drops(open, story, path, shown, answer) {
         return None;
     }
     let mask = mask::of(open, story, path, shown, answer);
-    let input = mask.input.as_deref().and_then(|value| raw(value, Place::Input, detail, footprint));
-    let result = mask.result.as_deref().and_then(|value| raw(value, Place::Answer, detail, footprint));
+    let input = mask.input.as_deref().map(|value| Shown { value, place: Place::Input, detail, footprint });
+    let result = mask.result.as_deref().map(|value| Shown { value, place: Place::Answer, detail, footprint });
     let fault = story.fault.as_deref().or_else(|| judgement.and_then(|judgement| judgement.fault.as_deref()));
     let record = Record {
         requested_by: Some(open.downstream.remote),
         path,
-        input: input.as_deref(),
-        result: result.as_deref(),
-        bundles: &bundles,
+        input: input.as_ref().map(|shown| shown as &dyn Document),
+        result: result.as_ref().map(|shown| shown as &dyn Document),
+        bundles: generation.map(|generation| generation.policy.revisions()),
         evaluation: judgement.map(|judgement| judgement.took),
         erased: &mask.erased,
         masked: &mask.masked,
@@ -232,6 +230,7 @@ impl Place {
     }
 }
 
+#[derive(Debug)]
 struct Shown<'a> {
     value: &'a Value,
     place: Place,
@@ -262,10 +261,13 @@ impl Serialize for Shown<'_> {
             Value::Object(fields) => {
                 let mut map = serializer.serialize_map(None)?;
                 for (key, value) in fields.iter_sorted() {
-                    let name = key.as_string().map_or_else(|_| key.to_string(), |name| name.to_string());
+                    let name = match key {
+                        Value::String(name) => Cow::Borrowed(&**name),
+                        other => Cow::Owned(other.to_string()),
+                    };
                     let place = self.place.of(&name);
                     if self.shows(&name, place) {
-                        map.serialize_entry(&name, &self.inside(value, place))?;
+                        map.serialize_entry(&*name, &self.inside(value, place))?;
                     }
                 }
                 map.end()
