@@ -215,7 +215,8 @@ impl<'d> Schema<'d> {
             self.implements(of, interface, budget)?;
         }
         let fields = [define::OBJECT, define::INTERFACE, define::INPUT].contains(&of.kind);
-        hold(!(fields && of.fields.is_empty()) && !(of.kind == define::ENUM && of.values.is_empty()))?;
+        hold(!fields || !of.fields.is_empty())?;
+        hold(of.kind != define::ENUM || !of.values.is_empty())?;
         if of.kind == define::ENUM {
             for value in &of.values {
                 hold(!["true", "false", "null"].contains(&value.name.as_str()))?;
