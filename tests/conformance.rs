@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 /// The share of cases that must pass at least, of those that need no network, of the OPA whose language regorus implements. Today's
 /// OPA has operators and strings regorus cannot parse; its cases are counted and listed as well, so that nobody forgets. To be raised
 /// whenever the list gets shorter: a builtin more is worth a case or fifty.
-const BAR: f64 = 88.0;
+const BAR: f64 = 94.0;
 
 #[derive(Deserialize)]
 struct File {

@@ -13,6 +13,7 @@ mod certificate;
 mod chain;
 mod digest;
 pub(super) mod encoding;
+mod graphql;
 mod jwt;
 pub(super) mod keys;
 mod lists;
@@ -88,6 +89,12 @@ pub(super) const ALL: &[Builtin] = builtins![
     "crypto.x509.parse_and_verify_certificates" 1 chain::verify,
     "crypto.x509.parse_and_verify_certificates_with_options" 2 chain::verify_with_options,
     "crypto.x509.parse_certificates" 1 certificate::parse,
+    "graphql.is_valid" 2 graphql::is_valid,
+    "graphql.parse" 2 graphql::parse,
+    "graphql.parse_and_verify" 2 graphql::parse_and_verify,
+    "graphql.parse_query" 1 graphql::parse_query,
+    "graphql.parse_schema" 1 graphql::parse_schema,
+    "graphql.schema_is_valid" 1 graphql::schema_is_valid,
     "io.jwt.decode" 1 jwt::decode,
     "io.jwt.decode_verify" 2 jwt::decode_verify,
     "io.jwt.verify_eddsa" 2 jwt::verify_eddsa,

@@ -31,7 +31,6 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("crypto.x509.parse_rsa_private_key", SECRETS),
     ("crypto.x509.parse_certificate_request", "the gate signs no certificates; use crypto.x509.parse_certificates"),
     ("providers.aws.sign_req", "the gate signs no requests in policy; name an upstream credential in the verdict"),
-    ("graphql.", "the gate reads no GraphQL; decide by input.request.body"),
     ("rego.metadata.", "annotations are not kept; put what the rule needs into the rule or into data"),
     ("rego.parse_module", OFFLINE),
     ("strings.render_template", "templates run without a bound; use sprintf or concat"),

@@ -13,6 +13,7 @@
 
 mod cases;
 mod certificates;
+mod graphql;
 mod material;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -276,6 +277,14 @@ fn lists_are_flattened_and_texts_split_as_in_opa() {
 #[test]
 fn uris_are_taken_apart_and_refused_as_in_opa() {
     compare(&cases::uris(), 1000);
+}
+
+#[test]
+fn graphql_is_read_and_judged_as_in_opa() {
+    let cases = graphql::graphql();
+    assert!(cases.len() > 3000, "{} cases", cases.len());
+    // Each call reads a schema, and a comprehension makes all of them within one evaluation.
+    cases.chunks(400).for_each(|some| compare(some, 1));
 }
 
 /// A bundle of one rule that calls a builtin; what loading it says.

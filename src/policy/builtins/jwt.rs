@@ -219,7 +219,10 @@ impl Constraints {
                 "aud" => text(value)?.clone_into(&mut aud),
                 "time" => {
                     let Value::Number(number) = value else { return None };
-                    time = Some(number.as_f64().filter(|time| *time >= 0.0 && time.is_finite())?);
+                    // `as_f64` gives only what is exact, up to 2⁵³, and nanoseconds of today are beyond; Go rounds.
+                    let rounded: f64 = number.format_decimal().parse().ok()?;
+                    time = Some(rounded).filter(|time| *time >= 0.0 && time.is_finite());
+                    time?;
                 }
                 _ => return None,
             }
