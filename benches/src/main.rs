@@ -190,7 +190,7 @@ fn measure(arguments: &[String]) -> Result<()> {
         only: asked.only,
         files,
         upstream,
-        _service: service,
+        service,
     };
     machine(&run);
     let mut failed = Vec::new();

@@ -76,12 +76,7 @@ impl Served {
 
     /// Nanoseconds on a CPU, of all its threads.
     pub fn on_cpu(&self) -> u64 {
-        let threads = |process: u32| std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
-        let spent = |thread: std::fs::DirEntry| {
-            let told = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            told.split_whitespace().next()?.parse::<u64>().ok()
-        };
-        self.processes().into_iter().flat_map(threads).filter_map(spent).sum()
+        self.processes().into_iter().map(on_cpu).sum()
     }
 
     /// Resident memory in KiB.
@@ -103,6 +98,16 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Nanoseconds the threads of a process have been on a CPU.
+fn on_cpu(process: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let spent = |thread: std::fs::DirEntry| {
+        let told = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        told.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    threads.filter_map(spent).sum()
 }
 
 /// The load, a process of its own that talks in lines of JSON.
@@ -136,6 +141,11 @@ impl Load {
         });
         let orders = child.stdin.take();
         Ok(Self { child, orders, said, errors })
+    }
+
+    /// Nanoseconds on a CPU, of all its threads.
+    pub fn on_cpu(&self) -> u64 {
+        on_cpu(self.child.id())
     }
 
     pub fn order(&mut self, word: &str) -> Result<()> {

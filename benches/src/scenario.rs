@@ -41,8 +41,8 @@ pub struct Run {
     /// Open files one process may have.
     pub files: u64,
     pub upstream: SocketAddr,
-    /// Ends with the run.
-    pub _service: Served,
+    /// Who serves there; it ends with the run.
+    pub service: Served,
 }
 
 impl Run {
