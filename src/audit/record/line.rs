@@ -228,8 +228,21 @@ fn core(out: &mut Vec<u8>, gate: &str, core: &Core<'_>) -> serde_json::Result<()
 }
 
 fn closing(out: &mut Vec<u8>, closing: &Closing<'_>) -> serde_json::Result<()> {
-    let Closing { at, decision_id, exchange, status, bytes_in, bytes_out, duration, ending, cause, kill, generation, anomaly, shadow } =
-        closing;
+    let Closing {
+        at,
+        decision_id,
+        exchange,
+        status,
+        bytes_in,
+        bytes_out,
+        duration,
+        ending,
+        cause,
+        kill,
+        generation,
+        anomaly,
+        shadow,
+    } = closing;
     members!(out, "decision_id": decision_id, "timestamp": at);
     out.extend_from_slice(b",\"portcullis\":{\"kind\":\"closing\"");
     members!(
