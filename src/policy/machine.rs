@@ -44,7 +44,7 @@ impl Machine {
     /// What the VM's compiler refuses.
     pub(super) fn new(sources: &[Source], data: Value, rule: &str, fit: &Fit, timer: ExecutionTimerConfig) -> Result<Self, String> {
         let said = |error: &dyn std::fmt::Display| super::preflight::placed("", &error.to_string()).message;
-        let mut engine = super::engine::bare();
+        let mut engine = super::interpreter::bare();
         for source in sources {
             engine.set_rego_v0(source.v0);
             let text = fit.assignments.get(&source.file).map_or_else(|| source.text.clone(), |at| with_equals(&source.text, at));
