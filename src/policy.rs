@@ -1,12 +1,13 @@
 //! The policy: bundles read, checked before they may judge, and compiled once for each worker.
 //!
-//! In: [`Config`] and the entry points that judge. Out: a [`engine::Policy`] (sources, data, footprints) and from it one
-//! [`engine::Engine`] a worker, or a [`Report`] with every mistake found. What must stay true: nothing that was not read,
+//! In: [`Config`] and the entry points that judge. Out: a [`Policy`] (sources, data, footprints) and from it one
+//! [`Engine`] a worker, or a [`Report`] with every mistake found. What must stay true: nothing that was not read,
 //! checked and compiled as a whole ever judges, and no policy that passed can take the process down with it.
 
 pub mod annotations;
 mod builtins;
 pub mod bundle;
+mod choice;
 pub mod engine;
 pub mod explain;
 mod fitness;
@@ -14,10 +15,13 @@ pub mod footprint;
 pub mod frameworks;
 mod guards;
 mod hazard;
+mod interpreter;
+mod loaded;
 mod machine;
 mod mask;
 mod nesting;
 mod patterns;
+mod plan;
 pub mod preflight;
 mod program;
 mod results;
@@ -36,8 +40,10 @@ use serde::Deserialize;
 use crate::units::{Size, Span};
 
 pub use bundle::signature::{Key, Signature, Signing};
-pub use engine::{Chosen, Engine, Evaluation, EvaluationError, Kind, Policy};
+pub use choice::Chosen;
+pub use engine::{Engine, Evaluation, EvaluationError, Kind};
 pub use footprint::Footprint;
+pub use loaded::Policy;
 pub use mask::Masked;
 pub use source::{Archives, BundleSource, Origin};
 

@@ -4,6 +4,7 @@
 //! HTTP/2 is h2 and not hyper: hyper tells RST_STREAM(CANCEL) and the proper end of a body as the same thing, and the tour is there to
 //! tell them apart. Every wait has a bound.
 
+mod end;
 mod websocket;
 
 use std::future::{Future, poll_fn};
@@ -26,6 +27,8 @@ use tokio_rustls::client::TlsStream;
 
 use crate::spiffe::{Pattern, SpiffeId};
 use crate::tls::{self, Holder, Identity};
+
+pub use end::End;
 
 /// The longest that any one thing may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -72,22 +75,6 @@ pub struct Stream {
 enum Body {
     Http1(Incoming),
     Http2(h2::RecvStream),
-}
-
-/// How a stream ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// As its sender meant it to.
-    Complete,
-    /// The gate sent RST_STREAM.
-    StreamReset(h2::Reason),
-    /// The gate sent a TCP reset.
-    ConnectionReset,
-    /// A gRPC call ended with this status.
-    Status(u32),
-    /// A WebSocket was closed with this code.
-    Closed(u16),
-    Other(String),
 }
 
 /// Why nothing came back.
@@ -285,53 +272,6 @@ impl Stream {
                 return Err(ClientError::Large);
             }
         }
-    }
-}
-
-impl End {
-    fn of_trailers(trailers: Option<&http::HeaderMap>) -> Self {
-        let status = trailers.and_then(|trailers| trailers.get("grpc-status")?.to_str().ok()?.parse().ok());
-        status.map_or(Self::Complete, Self::Status)
-    }
-
-    fn of_http2(error: &h2::Error) -> Self {
-        match error.reason() {
-            Some(reason) if error.is_reset() && error.is_remote() => Self::StreamReset(reason),
-            _ => Self::Other(error.to_string()),
-        }
-    }
-
-    fn of_http1(error: &hyper::Error) -> Self {
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-        while let Some(error) = source {
-            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset) {
-                return Self::ConnectionReset;
-            }
-            source = error.source();
-        }
-        Self::Other(error.to_string())
-    }
-}
-
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Complete => f.write_str("the stream ended properly"),
-            Self::StreamReset(reason) => write!(f, "RST_STREAM({})", reason_code(*reason)),
-            Self::ConnectionReset => f.write_str("connection reset"),
-            Self::Status(status) => write!(f, "grpc-status {status}"),
-            Self::Closed(code) => write!(f, "Close {code}"),
-            Self::Other(error) => f.write_str(error),
-        }
-    }
-}
-
-/// The error code as RFC 9113 section 7 writes it.
-fn reason_code(reason: h2::Reason) -> String {
-    match reason {
-        h2::Reason::CANCEL => "CANCEL".to_owned(),
-        h2::Reason::NO_ERROR => "NO_ERROR".to_owned(),
-        other => format!("{:#x}", u32::from(other)),
     }
 }
 

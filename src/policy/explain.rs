@@ -5,8 +5,10 @@
 //! text with probes gives another answer, or the engine refuses a probe, that is said, and nothing is told in its place.
 //! Not a second evaluator of our own, which would explain what we believe Rego to mean.
 
+mod head;
 mod names;
 mod probe;
+mod text;
 mod trace;
 
 use std::collections::BTreeSet;
@@ -14,8 +16,8 @@ use std::collections::BTreeSet;
 use regorus::Value;
 use serde::{Serialize, Serializer};
 
-use super::engine::{EvaluationError, Policy};
 use super::program::{Occurrence, canonical};
+use super::{EvaluationError, Policy};
 pub(super) use trace::{Event, Tracer};
 
 /// Solutions of a prefix that are told; loops have many.

@@ -44,7 +44,7 @@ impl Machine {
     /// What the VM's compiler refuses.
     pub(super) fn new(sources: &[Source], data: Value, rule: &str, fit: &Fit, timer: ExecutionTimerConfig) -> Result<Self, String> {
         let said = |error: &dyn std::fmt::Display| super::preflight::placed("", &error.to_string()).message;
-        let mut engine = super::engine::bare();
+        let mut engine = super::interpreter::bare();
         for source in sources {
             engine.set_rego_v0(source.v0);
             let text = fit.assignments.get(&source.file).map_or_else(|| source.text.clone(), |at| with_equals(&source.text, at));
@@ -58,6 +58,7 @@ impl Machine {
         builtins::resolve(own)?;
         patterns::install(own);
         guards::install(own);
+        lighten(own);
         let vm = started(&program, &data, timer).map_err(|error| error.to_string())?;
         let undefined_is_certain = fit.undefined_is_certain;
         Ok(Self { vm, program, data, timer, checks: fit.checks.clone(), undefined_is_certain })
@@ -132,6 +133,23 @@ fn sound(program: &Program) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Takes off what nobody reads: the VM copies what it knows of a rule each time it calls it, also where the rule's value is at hand.
+/// The names are for listings, and a list of places without `else` or without patterns to take apart says what an empty one says.
+fn lighten(program: &mut Program) {
+    for rule in &mut program.rule_infos {
+        rule.name = String::new();
+        if rule.destructuring_blocks.iter().all(Option::is_none) {
+            rule.destructuring_blocks = Vec::new();
+        }
+        if rule.else_bodies.iter().flatten().all(|is_else| !is_else) {
+            rule.else_bodies = Vec::new();
+        }
+        if let Some(function) = &mut rule.function_info {
+            function.param_names = Vec::new();
+        }
+    }
 }
 
 fn started(program: &Arc<Program>, data: &Value, timer: ExecutionTimerConfig) -> Result<RegoVM, VmError> {

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use globset::{GlobBuilder, GlobMatcher};
 use regex::{Regex, RegexBuilder};
 use regorus::Value;
@@ -22,18 +23,23 @@ const KEPT: usize = 1024;
 /// The largest compiled regex, as regorus has it.
 const REGEX_BYTES: usize = 100 * 1024;
 
+/// Not the standard hasher, which takes longer than the rest of a look-up: no more than [`KEPT`] patterns can meet in one place.
+type Kept<T> = HashMap<String, T, RandomState>;
+
 /// The builtins this file answers for.
 pub(super) const REPLACED: &[&str] = &["glob.match", "net.cidr_contains", "regex.match"];
 
 thread_local! {
-    static GLOBS: RefCell<HashMap<String, Vec<Glob>>> = RefCell::default();
-    static NETWORKS: RefCell<HashMap<String, Network>> = RefCell::default();
+    static GLOBS: RefCell<Kept<Vec<Glob>>> = RefCell::default();
+    static NETWORKS: RefCell<Kept<Network>> = RefCell::default();
     static ADDRESS: RefCell<(String, Option<Address>)> = RefCell::default();
-    static REGEXES: RefCell<HashMap<String, Regex>> = RefCell::default();
+    static REGEXES: RefCell<Kept<Regex>> = RefCell::default();
 }
 
 /// A glob and the delimiters it was read with.
 struct Glob {
+    /// As the policy gives them.
+    given: Value,
     /// `None`: no delimiters at all.
     delimiters: Option<Vec<char>>,
     matcher: GlobMatcher,
@@ -121,24 +127,18 @@ fn contains(arguments: &[Value]) -> Option<bool> {
 
 /// `glob.match(pattern, delimiters, text)`
 fn glob(arguments: &[Value]) -> Option<bool> {
-    let [Value::String(pattern), delimiters, Value::String(text)] = arguments else { return None };
-    let delimiters: Option<Vec<char>> = match delimiters {
-        Value::Null => None,
-        Value::Array(items) => Some(items.iter().map(delimiter).collect::<Option<_>>()?),
-        _ => return None,
-    };
-    if pattern.contains('\0') || text.contains('\0') {
+    let [Value::String(pattern), given, Value::String(text)] = arguments else { return None };
+    if text.contains('\0') {
         return None;
     }
     GLOBS.with_borrow_mut(|kept| {
+        // What is kept was valid, and so is what equals it.
         if let Some(globs) = kept.get(pattern.as_ref())
-            && let Some(glob) = globs.iter().find(|glob| glob.delimiters == delimiters)
+            && let Some(glob) = globs.iter().find(|glob| glob.given == *given)
         {
             return Some(glob.says(text));
         }
-        let read = unified(pattern, delimiters.as_deref());
-        let matcher = GlobBuilder::new(read.as_deref().unwrap_or(pattern)).literal_separator(true).build().ok()?.compile_matcher();
-        let glob = Glob { delimiters, matcher };
+        let glob = Glob::read(pattern, given)?;
         let said = glob.says(text);
         match kept.get_mut(pattern.as_ref()) {
             Some(globs) if globs.len() < 8 => globs.push(glob),
@@ -158,6 +158,20 @@ fn delimiter(value: &Value) -> Option<char> {
 }
 
 impl Glob {
+    fn read(pattern: &str, given: &Value) -> Option<Self> {
+        let delimiters: Option<Vec<char>> = match given {
+            Value::Null => None,
+            Value::Array(items) => Some(items.iter().map(delimiter).collect::<Option<_>>()?),
+            _ => return None,
+        };
+        if pattern.contains('\0') {
+            return None;
+        }
+        let read = unified(pattern, delimiters.as_deref());
+        let matcher = GlobBuilder::new(read.as_deref().unwrap_or(pattern)).literal_separator(true).build().ok()?.compile_matcher();
+        Some(Self { given: given.clone(), delimiters, matcher })
+    }
+
     fn says(&self, text: &str) -> bool {
         match unified(text, self.delimiters.as_deref()) {
             Some(unified) => self.matcher.is_match(unified),
@@ -185,7 +199,7 @@ fn unified(text: &str, delimiters: Option<&[char]>) -> Option<String> {
     Some(unified)
 }
 
-fn keep<T>(kept: &mut HashMap<String, T>, key: &str, value: T) {
+fn keep<T>(kept: &mut Kept<T>, key: &str, value: T) {
     if kept.len() >= KEPT {
         kept.clear();
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::bundle::{self, Bundle, Source};
 use super::program::{Program, canonical};
-use super::{About, Entry, Finding, engine, nesting};
+use super::{About, Entry, Finding, interpreter, nesting};
 
 /// Frames of the interpreter one evaluation may stack up; measured: twice as many fit 1 MiB, half of a thread's usual stack.
 const FRAMES: usize = 256;
@@ -80,7 +80,7 @@ pub(super) fn parse(source: &Source) -> Result<Ref<Module>, Finding> {
         hint: deep.hint.to_owned(),
         about: About::Content,
     })?;
-    let mut parser = engine::bare();
+    let mut parser = interpreter::bare();
     parser.set_rego_v0(source.v0);
     parser.add_policy(source.file.clone(), source.text.clone()).map_err(|error| placed(&source.file, &error))?;
     parser

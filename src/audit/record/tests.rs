@@ -171,7 +171,10 @@ fn the_writers_own_lines_say_their_kind_first() {
     assert_eq!(text.find('\n'), Some(text.len() - 1), "one line: {text}");
     let portcullis = text.split_once("\"portcullis\":").unwrap().1.strip_suffix("}\n").unwrap();
     let torn = serde_json::to_string(HARD).unwrap();
-    assert_eq!(portcullis, format!(r#"{{"kind":"loss","lost":1,"refused":2,"torn":3,"dropped":5,"undelivered":4,"torn_text":[{torn}]}}"#));
+    assert_eq!(
+        portcullis,
+        format!(r#"{{"kind":"loss","lost":1,"refused":2,"torn":3,"dropped":5,"undelivered":4,"torn_text":[{torn}]}}"#)
+    );
     assert!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["timestamp"].as_str().unwrap().ends_with('Z'));
 }
 

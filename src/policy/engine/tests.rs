@@ -1,13 +1,15 @@
 //! Evaluation: values, the four ways to have none, and the shipped policy.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::*;
-use crate::policy::bundle::{self, Bounds};
-use crate::policy::{BundleSource, EngineChoice, Limits, TestChoice};
+use crate::policy::bundle::{self, Bounds, Source};
+use crate::policy::interpreter::bare;
+use crate::policy::{BundleSource, Chosen, Config, EngineChoice, Entry, Limits, Policy, TestChoice, suite};
 use crate::units::{Size, Span};
 
 pub(crate) fn config(path: PathBuf) -> Config {
@@ -268,20 +270,4 @@ fn a_bundle_whose_tests_must_pass_and_do_not_may_not_judge() {
     let said = suite::require(&[slow], &Value::new_object(), Duration::from_millis(300)).unwrap_err().to_string();
     assert!(said.contains("a_test.rego:3:1: data.a.test_slow fails: the policy took longer than its limit"), "{said}");
     assert!(began.elapsed() < Duration::from_secs(30), "bounded");
-}
-
-#[test]
-fn data_that_is_large_is_shared_and_the_report_says_so() {
-    let row = |n: usize| format!(r#""k{n}": "{}""#, "v".repeat(1000));
-    let table = |rows: usize| format!("{{\"table\": {{{}}}}}", (0..rows).map(row).collect::<Vec<_>>().join(","));
-    for (rows, shared) in [(1_000, false), (18_000, true)] {
-        let policy = "package a\n\ndefault r := false\n\nr if data.table[input.x]\n";
-        let policy = load(&[("p.rego", policy), ("data.json", &table(rows))], &["a/r"]).unwrap();
-        assert_eq!(matches!(policy.plan.data, Data::Shared(_)), shared);
-        let said: String = policy.warnings().iter().map(ToString::to_string).collect();
-        assert_eq!(said.contains("17MiB of JSON; above 16MiB all workers share one copy"), shared, "{said}");
-        let mut engine = policy.engine().unwrap();
-        let asked = value(&json!({"x": "k77"}));
-        assert_eq!(engine.ask(0, asked).answer, Ok(Value::from(true)));
-    }
 }

@@ -9,10 +9,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleBody, RuleHead, Span};
+use regorus::unstable::{Expr, Literal, LiteralStmt, Module, Query, Ref, Rule, RuleHead, Span};
 
 use super::names::{self, Names};
-use super::{Kind, Point, Step};
+use super::text::Text;
+use super::{Kind, Point, Step, head};
 use crate::policy::program::{Occurrence, Program, canonical, full_path};
 use crate::policy::walk::{declared, names_in};
 
@@ -34,7 +35,7 @@ pub(super) enum Depth {
 struct Writer<'a> {
     program: &'a Program,
     names: &'a Names<'a>,
-    text: &'a str,
+    text: Text<'a>,
     v0: bool,
     points: &'a mut Vec<Point>,
     /// Of the rule that is written.
@@ -56,7 +57,7 @@ pub(super) fn write(
 ) -> String {
     let names = Names::of(program, module);
     let (inserts, functions) = (Vec::new(), String::new());
-    let mut writer = Writer { program, names: &names, text, v0, points, depth: Depth::Nothing, inserts, functions };
+    let mut writer = Writer { program, names: &names, text: Text(text), v0, points, depth: Depth::Nothing, inserts, functions };
     for (number, rule) in module.policy.iter().enumerate() {
         writer.depth = depth(number);
         writer.rule(rule);
@@ -74,7 +75,7 @@ struct Group<'a> {
 
 impl<'a> Writer<'a> {
     fn finish(mut self) -> String {
-        let mut written = self.text.to_owned();
+        let mut written = self.text.0.to_owned();
         self.inserts.sort_by_key(|(at, _)| *at);
         for (at, insert) in self.inserts.iter().rev() {
             if written.is_char_boundary(*at) {
@@ -97,52 +98,6 @@ impl<'a> Writer<'a> {
         used.iter().all(|name| self.names.is_known(name, bound))
     }
 
-    /// Where a span begins in the text. That of a string stands between its quotes, and nothing else stands right behind a quote.
-    fn from(&self, span: &Span) -> usize {
-        let at = usize::try_from(span.start).unwrap_or(usize::MAX);
-        let before = at.checked_sub(1).filter(|before| self.is_quote(*before));
-        before.unwrap_or(at)
-    }
-
-    fn to(&self, span: &Span) -> usize {
-        let at = usize::try_from(span.end).unwrap_or(usize::MAX);
-        if self.is_quote(at) { at + 1 } else { at }
-    }
-
-    fn is_quote(&self, at: usize) -> bool {
-        matches!(self.text.as_bytes().get(at), Some(b'"' | b'`'))
-    }
-
-    /// The text of an expression. regorus 0.14.1 begins the span of an object at its last key, and ends that of `set()` too late.
-    fn whole(&self, expression: &Expr) -> &'a str {
-        let span = expression.span();
-        match expression {
-            Expr::Object { fields, .. } if !fields.is_empty() => {
-                let open = self.opened(fields).unwrap_or_else(|| self.from(span));
-                self.text.get(open..self.to(span)).unwrap_or_default()
-            }
-            Expr::Set { items, .. } if items.is_empty() => {
-                let text = self.text.get(self.from(span)..).unwrap_or_default();
-                text.find(')').and_then(|end| text.get(..=end)).unwrap_or_default()
-            }
-            _ => self.slice(span, span),
-        }
-    }
-
-    /// Where the brace of an object stands: before its first key.
-    fn opened(&self, fields: &[(Span, Ref<Expr>, Ref<Expr>)]) -> Option<usize> {
-        let (_, key, _) = fields.first()?;
-        let first = match key.as_ref() {
-            Expr::Object { fields, .. } if !fields.is_empty() => self.opened(fields)?,
-            other => self.from(other.span()),
-        };
-        self.text.get(..first)?.rfind('{')
-    }
-
-    fn slice(&self, start: &Span, end: &Span) -> &'a str {
-        self.text.get(self.from(start)..self.to(end)).unwrap_or_default()
-    }
-
     fn rule(&mut self, rule: &'a Rule) {
         let Rule::Spec { head, bodies, span } = rule else { return };
         let (RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. }) = head;
@@ -153,30 +108,30 @@ impl<'a> Writer<'a> {
         let Some(node) = self.node(refr) else { return };
         let rule_name = self.program.nodes.get(node).map(|node| canonical(&node.path)).unwrap_or_default();
         let place = |span: &Span| Occurrence::at(span, &rule_name);
-        let keys = if is_test(refr) { indexes(refr) } else { Vec::new() };
+        let keys = if head::is_test(refr) { head::indexes(refr) } else { Vec::new() };
         if bodies.is_empty() {
             let at = place(refr.span());
             let point = Point::new(node, at, Kind::Rule, arguments.clone());
-            let Some(call) = self.point(point, None, &head_values(head, None, 0), &[]) else { return };
+            let Some(call) = self.point(point, None, &head::values(head, None, 0), &[]) else { return };
             let written = if self.v0 { format!(" {{ {call} }}") } else { format!(" if {call}") };
-            self.inserts.push((self.to(span), written));
+            self.inserts.push((self.text.end(span), written));
         }
         for (number, body) in bodies.iter().enumerate() {
             let (kind, at) = if body.is_else { (Kind::Else, place(&body.span)) } else { (Kind::Rule, place(refr.span())) };
             let point = Point::new(node, at, kind, arguments.clone());
-            let values = head_values(head, Some(body), number);
+            let values = head::values(head, Some(body), number);
             let Some(call) = self.point(point, Some(&body.query), &values, &keys) else { continue };
             match body.query.stmts.first().zip(body.query.stmts.last()) {
                 None => {
                     let written = if self.v0 { format!(" {{ {call} }}") } else { format!(" if {call}") };
-                    self.inserts.push((self.to(&body.span), written));
+                    self.inserts.push((self.text.end(&body.span), written));
                 }
-                Some((first, _)) if self.from(&body.query.span) < self.from(&first.span) => {
-                    self.inserts.push((self.from(&first.span), format!("{call}; ")));
+                Some((first, _)) if self.text.start(&body.query.span) < self.text.start(&first.span) => {
+                    self.inserts.push((self.text.start(&first.span), format!("{call}; ")));
                 }
                 Some((first, last)) => {
-                    self.inserts.push((self.from(&first.span), format!("{{ {call}; ")));
-                    self.inserts.push((self.to(&last.span), " }".to_owned()));
+                    self.inserts.push((self.text.start(&first.span), format!("{{ {call}; ")));
+                    self.inserts.push((self.text.end(&last.span), " }".to_owned()));
                 }
             }
         }
@@ -204,7 +159,7 @@ impl<'a> Writer<'a> {
             let Some((first, last)) = group.statements.first().zip(group.statements.last()) else { continue };
             prefixes.push(comprehension(&prefix, &told));
             cases.push(self.case(keys, &prefix, &bound));
-            let text = self.slice(&first.span, &last.span);
+            let text = self.text.slice(&first.span, &last.span);
             let shown = told.into_iter().map(|(name, _)| name).collect();
             point.steps.push(Step { line: first.span.line, text: text.to_owned(), shown });
             if !prefix.is_empty() {
@@ -213,7 +168,7 @@ impl<'a> Writer<'a> {
             prefix.push_str(text);
             bound.extend(group.binds);
         }
-        let values = values.iter().map(|value| self.whole(value));
+        let values = values.iter().map(|value| self.text.whole(value));
         let values: Vec<(String, String)> = values.map(|text| (text.to_owned(), caught(text, ""))).collect();
         point.head = values.iter().map(|(name, _)| name.clone()).collect();
         prefixes.push(comprehension(&prefix, &values));
@@ -243,7 +198,7 @@ impl<'a> Writer<'a> {
         if keys.is_empty() || !keys.iter().all(|key| self.is_known(key, bound)) {
             return "[]".to_owned();
         }
-        let written = keys.iter().map(|key| (String::new(), caught(self.whole(key), "")));
+        let written = keys.iter().map(|key| (String::new(), caught(self.text.whole(key), "")));
         comprehension(prefix, &written.collect::<Vec<_>>())
     }
 
@@ -272,7 +227,7 @@ impl<'a> Writer<'a> {
         let with = statement
             .with_mods
             .first()
-            .map_or("", |first| self.text.get(self.from(&first.span)..self.to(&statement.span)).unwrap_or_default());
+            .map_or("", |first| self.text.0.get(self.text.start(&first.span)..self.text.end(&statement.span)).unwrap_or_default());
         let mut inside = BTreeSet::new();
         for modifier in &statement.with_mods {
             names::of_expression(&modifier.r#as, &mut inside);
@@ -298,7 +253,7 @@ impl<'a> Writer<'a> {
         let mut seen = BTreeSet::new();
         let mut shown: Vec<(String, String)> = parts
             .into_iter()
-            .map(|part| self.whole(part))
+            .map(|part| self.text.whole(part))
             .filter(|text| !text.is_empty() && seen.insert((*text).to_owned()))
             .map(|text| (text.to_owned(), caught(text, with)))
             .collect();
@@ -339,58 +294,15 @@ impl<'a> Writer<'a> {
         let place = Occurrence::at(&first.span, &around.place.rule);
         let inner = self.point(Point::new(around.node, place, Kind::Every, arguments.clone()), Some(query), &[], &[])?;
         let id = self.points.len();
-        let body = self.slice(&first.span, &query.stmts.last()?.span);
+        let body = self.text.slice(&first.span, &query.stmts.last()?.span);
         let list = arguments.join(", ");
         let keyword = if self.v0 { "" } else { "if " };
         let _ = writeln!(self.functions, "__portcullis_e{id}({list}) {keyword}{{ {inner}; {body}\n}}");
-        let (domain, pattern) = (self.whole(domain), own.join(", "));
+        let (domain, pattern) = (self.text.whole(domain), own.join(", "));
         let shown = own.iter().filter(|name| **name != "_").copied().collect::<Vec<_>>().join(", ");
         let failing = format!("[[{shown}] | some {pattern} in {domain}; not __portcullis_e{id}({list})]");
         Some((format!("not so for {pattern}"), caught(&failing, "")))
     }
-}
-
-/// True for the head of a test.
-fn is_test(refr: &Expr) -> bool {
-    full_path(refr).iter().any(|part| part.starts_with("test_"))
-}
-
-/// The parts of a head that are evaluated to find the place in the document.
-fn indexes(mut at: &Ref<Expr>) -> Vec<&Ref<Expr>> {
-    let mut found = Vec::new();
-    loop {
-        match at.as_ref() {
-            Expr::RefDot { refr, .. } => at = refr,
-            Expr::RefBrack { refr, index, .. } => {
-                if !matches!(index.as_ref(), Expr::String { .. } | Expr::RawString { .. }) {
-                    found.push(index);
-                }
-                at = refr;
-            }
-            _ => break,
-        }
-    }
-    found.reverse();
-    found
-}
-
-/// What a definition gives: the parts of its head that are evaluated.
-fn head_values<'a>(head: &'a RuleHead, body: Option<&'a RuleBody>, number: usize) -> Vec<&'a Ref<Expr>> {
-    let (RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. }) = head;
-    let mut values = indexes(refr);
-    let own = body.and_then(|body| body.assign.as_ref()).map(|assign| &assign.value);
-    match head {
-        RuleHead::Set { key, .. } => values.extend(key),
-        RuleHead::Compr { assign, .. } | RuleHead::Func { assign, .. } => {
-            let first = if number == 0 || body.is_some_and(|body| !body.is_else) {
-                assign.as_ref().map(|assign| &assign.value)
-            } else {
-                None
-            };
-            values.extend(own.or(first));
-        }
-    }
-    values
 }
 
 /// `[[values] | prefix]`

@@ -16,8 +16,9 @@ use regorus::{LimitError, Value};
 
 use super::Point;
 use super::probe::{self, Depth};
+use crate::policy::EvaluationError;
 use crate::policy::bundle::Source;
-use crate::policy::engine::{EvaluationError, bare, failure};
+use crate::policy::interpreter::{bare, failure};
 use crate::policy::preflight;
 use crate::policy::program::Program;
 

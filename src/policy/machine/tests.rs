@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::*;
 use crate::policy::engine::tests::{load, load_both, value};
-use crate::policy::engine::{Chosen, EvaluationError, Kind, bare};
 use crate::policy::footprint::tests::{TRICKY, inputs};
+use crate::policy::interpreter::bare;
+use crate::policy::{Chosen, EvaluationError, Kind};
 
 const DATA: &str = r#"{"l": ["a", "b"], "n": {"x": 1, "y": 2}, "roles": {"ops": ["GET", "PUT"], "dev": []}, "mixed": {"a": [1], "b": "b"},
     "numbers": {"7": "seven"}, "empty": [], "names": {"one": "ops", "two": "dev"}}"#;
