@@ -323,6 +323,7 @@ const CORE: &[&str] = &[
     "environment",
     "task",
     "intent",
+    "kill",
     "owner",
     "action",
     "anomaly",
@@ -493,20 +494,14 @@ async fn a_record_that_takes_no_lines_refuses_requests_until_it_takes_them_again
                 passed.push(id);
             } else {
                 assert_eq!((answer.status, answer.json()["code"].as_str().unwrap()), (503, "record_full"), "{protocol:?}");
-                assert!(began.elapsed() >= Duration::from_millis(200) && began.elapsed() < Duration::from_secs(5));
+                // The first waits for room; once the file has taken nothing for a while nobody waits for it any more.
+                assert!(refused > 0 || began.elapsed() >= Duration::from_millis(200));
+                assert!(began.elapsed() < Duration::from_secs(5));
                 refused += 1;
             }
         }
         assert!(!passed.is_empty() && refused >= 4, "{passed:?} passed, {refused} refused");
         assert_eq!(backend.seen().len(), passed.len(), "what was refused went nowhere");
-        // Somebody who leaves while it waits for room is in the record as well.
-        let mut leaving = gate.any(protocol, "agents/research").await;
-        let waiting = tokio::spawn(async move { leaving.send(request("GET", "/fine/50", empty())).await.map(drop) });
-        let open = || gate.running().registry().collect(|exchange| exchange.kind != portcullis::exchange::Kind::Connection).len();
-        until("the request to wait for room", || open() == 1).await;
-        waiting.abort();
-        let _ = waiting.await;
-        until("the request to be given up", || open() == 0).await;
         let reading = reader(path);
         within("the record to recover", async {
             while client.get("/fine/99").await.status != 200 {
@@ -518,7 +513,7 @@ async fn a_record_that_takes_no_lines_refuses_requests_until_it_takes_them_again
         tokio::task::block_in_place(|| gate.stop());
         let record = reading.join().unwrap();
         let told: Vec<usize> = counted(&record).into_keys().collect();
-        passed.extend([50, 99]);
+        passed.push(99);
         assert_eq!(told, passed, "{protocol:?}");
         let losses = record.iter().filter(|line| line["portcullis"]["kind"] == "loss");
         let counted: u64 = losses.map(|line| line["portcullis"]["refused"].as_u64().unwrap()).sum();
