@@ -47,13 +47,14 @@ async fn emit(mut writer: impl tokio::io::AsyncWrite + Unpin, emitted: Arc<Atomi
 }
 
 /// Reads ticks to the end: the last one, the code of a Close, and the end.
-async fn drain(mut reader: Reader) -> (u64, Option<u16>, Next) {
+async fn drain(mut reader: Reader, read: Arc<AtomicU64>) -> (u64, Option<u16>, Next) {
     let (mut last, mut code) = (0, None);
     loop {
         match reader.next().await {
             Next::Frame { first: BINARY, payload, .. } => {
                 assert_eq!(code, None, "nothing comes behind a Close");
                 last = number(&payload);
+                read.store(last, Ordering::SeqCst);
             }
             close @ Next::Frame { .. } => code = Some(close.code()),
             end @ Next::End { .. } => return (last, code, end),
@@ -97,7 +98,8 @@ async fn no_tick_emitted_after_a_kill_returned_arrives_at_either_end() {
                 }
             });
             let mut reader = Some(client.reader);
-            let reading = client_reads.then(|| tokio::spawn(drain(reader.take().unwrap())));
+            let read = Arc::new(AtomicU64::new(0));
+            let reading = client_reads.then(|| tokio::spawn(drain(reader.take().unwrap(), Arc::clone(&read))));
             if !client_reads {
                 stalled(&down).await;
             }
@@ -105,6 +107,8 @@ async fn no_tick_emitted_after_a_kill_returned_arrives_at_either_end() {
                 stalled(&up).await;
             }
             until("ticks both ways", || up.load(Ordering::SeqCst) > 100 && down.load(Ordering::SeqCst) > 100).await;
+            // A reset takes what the client's system holds and nobody has read.
+            until("a tick to be read", || !client_reads || read.load(Ordering::SeqCst) > 0).await;
             let answer = kill(&gate, BAD);
             let (most_up, most_down) = (up.load(Ordering::SeqCst), down.load(Ordering::SeqCst));
             assert_eq!((&answer["cut"], &answer["pending"]), (&1.into(), &0.into()), "{case}: {answer}");
@@ -114,7 +118,7 @@ async fn no_tick_emitted_after_a_kill_returned_arrives_at_either_end() {
             }
             let (last_down, to_client, client_end) = match reading {
                 Some(reading) => within("the client's end", reading).await.unwrap(),
-                None => within("the client's end", drain(reader.take().unwrap())).await,
+                None => within("the client's end", drain(reader.take().unwrap(), Arc::clone(&read))).await,
             };
             let _ = go.send(());
             let (last_up, to_server, server_end) = within("the upstream's end", upstream).await.unwrap();
